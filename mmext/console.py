@@ -1,0 +1,37 @@
+"""Where words go: tables and lines for people to the console, the same in plain text to the run's log file."""
+
+import io
+import logging
+
+from rich.console import Console
+from rich.table import Table
+
+# a pipe has no width; 80, rich's default there, would cut our tables
+_WIDTH_WITHOUT_TERMINAL = 120
+
+
+def console() -> Console:
+    """Console on standard output, wide enough when it is a pipe or a file."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+
+
+def plain(table: Table) -> str:
+    """A table as plain ASCII lines."""
+    text = io.StringIO()
+    Console(file=text, width=_WIDTH_WITHOUT_TERMINAL, safe_box=True, force_terminal=False).print(table)
+    return text.getvalue().rstrip()
+
+
+def tell(logger: logging.Logger, table: Table | None, lines: list[str]) -> None:
+    """Print a table and lines on the console and write them, plain, to the logger's files, once each."""
+    out = console()
+    if table is not None:
+        out.print(table)
+    for line in lines:
+        out.print(line, soft_wrap=True, markup=False)
+    text = '\n'.join(([plain(table)] if table is not None else []) + lines)
+    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, '\n' + text, (), None)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

@@ -1,0 +1,32 @@
+"""The ``mmext`` scope. ``custom_imports = dict(imports=['mmext.registry'])`` makes every ``mmext.`` name known.
+
+The parents are MMEngine's root registries, so a part is found from any ``default_scope``. ``locations`` are imported when
+a name is first looked up; importing this module loads no torch.
+"""
+
+import sys
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+from mmext.safe_load import allow_mmengine_checkpoints
+
+
+def _child(parent: Registry, location: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope='mmext', locations=[location])
+
+
+DATASETS = _child(MMENGINE_DATASETS, 'mmext.datasets')
+HOOKS = _child(MMENGINE_HOOKS, 'mmext.hooks')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmext.optim')
+PARAM_SCHEDULERS = _child(MMENGINE_PARAM_SCHEDULERS, 'mmext.optim')
+TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'mmext.transforms')
+
+# mmdet's scripts that run no hooks (image_demo, get_flops) load checkpoints too; all they do of ours is to import this
+# module through ``custom_imports``. They have imported torch by then; who has not gets the list from mmext.ResumeHook.
+if 'torch' in sys.modules:
+    allow_mmengine_checkpoints()
