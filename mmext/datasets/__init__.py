@@ -1,0 +1,3 @@
+from mmext.datasets.coco_instance import CocoInstanceDataset
+
+__all__ = ['CocoInstanceDataset']

@@ -1,0 +1,5 @@
+from mmext.hooks.class_check import ClassCheckHook
+from mmext.hooks.group_lr import GroupLRHook
+from mmext.hooks.resume import ResumeHook
+
+__all__ = ['ClassCheckHook', 'GroupLRHook', 'ResumeHook']

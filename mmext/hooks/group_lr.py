@@ -1,0 +1,76 @@
+"""Say at the start what learns at which rate, and log each part's rate."""
+
+import json
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmext.console import tell
+from mmext.optim.group_table import check_named, fresh_lines, fresh_tensors, group_rows, to_record, to_table
+from mmext.registry import HOOKS
+
+
+def group_rates(param_groups: list[dict]) -> dict[str, float]:
+    """Learning rate of every part, and of a suffixed group whose rate differs from its part's.
+
+    Args:
+        param_groups: the optimizer's groups, each with ``name`` and ``lr`` (the rate of the coming step).
+
+    Returns:
+        Scalar name to rate, in the order of the groups: ``{'backbone_lr': 0.005, 'mask_head_lr': 0.05}``.
+
+    Raises:
+        InputError: when a group has no name.
+    """
+    check_named(param_groups)
+    plain = {group['name']: group['lr'] for group in param_groups if '.' not in group['name']}
+    return {
+        f'{group["name"]}_lr': group['lr']
+        for group in param_groups
+        if '.' not in group['name'] or group['lr'] != plain.get(group['name'].split('.')[0])
+    }
+
+
+@HOOKS.register_module()
+class GroupLRHook(Hook):
+    """Print the table of parameter groups and log the rate of each: ``group_lr=dict(type='mmext.GroupLRHook')``.
+
+    At the start: a table in the console and the log file, ``param_groups.json`` in the folder of the run's logs, and with
+    ``load_from`` the tensors that the checkpoint did not fill. At every log step the console line, the JSON log and
+    TensorBoard have ``backbone_lr``, ``neck_lr``, ``rpn_head_lr``, ``bbox_head_lr``, ``mask_head_lr``, read from the
+    optimizer, so that any scheduler shows as it is.
+
+    Raises:
+        InputError: parameter groups without names; a checkpoint of which nothing fits the model.
+    """
+
+    priority = 'NORMAL'  # LoggerHook (BELOW_NORMAL) reads after us, ParamSchedulerHook (LOW) steps after that
+
+    def __init__(self):
+        self._fresh: dict[str, str] | None = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self._fresh = fresh_tensors(_bare_model(runner), checkpoint)
+
+    def before_train(self, runner) -> None:
+        model = _bare_model(runner)
+        rows = group_rows(model, runner.optim_wrapper.optimizer, self._fresh)
+        if not is_main_process():
+            return
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        lines = fresh_lines(rows, frozen)
+        if self._fresh is None:
+            lines.append('No checkpoint was loaded (load_from is None), so fresh and loaded tensors are not told apart.')
+        tell(runner.logger, to_table(rows), lines)
+        Path(runner.log_dir, 'param_groups.json').write_text(json.dumps(to_record(rows), indent=2) + '\n')
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        # optim_wrapper.param_groups has one group more, MMEngine's placeholder for base_lr
+        for name, rate in group_rates(runner.optim_wrapper.optimizer.param_groups).items():
+            runner.message_hub.update_scalar(f'train/{name}', rate)
+
+
+def _bare_model(runner):
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,0 +1,144 @@
+"""What ``mmext groups`` answers: the table of parameter groups of a config, and its rates over the run."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmext import recipe, recipes
+from mmext.console import console
+from mmext.errors import InputError, did_you_mean
+from mmext.optim.group_table import GroupRow, fresh_lines, fresh_tensors, group_rows, to_record
+from mmext.optim.group_table import to_table as group_table
+from mmext.optim.schedule import Moment, dry_run, lost_ratios, moments
+from mmext.optim.schedule import to_table as schedule_table
+
+
+def load_config(config: str, cfg_options: Sequence[str] = ()) -> Config:
+    """Read a config file, or the recipe of that name, and apply ``KEY=VALUE`` options as ``mim train`` does.
+
+    Raises:
+        InputError: no such file or recipe; a config that cannot be read; an option without ``=``.
+    """
+    if not Path(config).is_file():
+        if config not in recipes():
+            hint = did_you_mean(config, recipes())
+            raise InputError(f'{config}: there is no such config file, and no recipe of that name. {hint}')
+        config = recipe(config)
+    options = {}
+    for option in cfg_options:
+        key, equals, value = option.partition('=')
+        if not equals or not key:
+            raise InputError(f'--cfg-options: {option!r} is not KEY=VALUE, such as train_cfg.max_epochs=20.')
+        options[key] = DictAction._parse_iterable(value)
+    try:
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict(options)
+    except Exception as error:  # a config is code: anything can go wrong in it, and it is the person's
+        raise InputError(f'{config}: cannot be read as a config: {type(error).__name__}: {error}') from error
+    return cfg
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """The answer of ``mmext groups``. ``problem`` is True when a scheduler undoes the ratio between parts."""
+
+    rows: list[GroupRow]
+    lines: list[str]
+    names: list[str]
+    moments: list[Moment]
+    epoch_length: int | None
+    lost: list[str]
+
+    @property
+    def problem(self) -> bool:
+        return bool(self.lost)
+
+    def print(self) -> None:
+        out = console()
+        out.print(group_table(self.rows))
+        if self.moments:
+            out.print(schedule_table(self.moments, self.names, self.epoch_length))
+        for line in [*self.lines, *self.lost]:
+            out.print(line, soft_wrap=True, markup=False)
+
+    def write(self, path: Path) -> None:
+        record = to_record(self.rows)
+        if self.moments:
+            record['schedule'] = [
+                {'moment': m.label, 'iteration': m.iteration, 'rates': dict(zip(self.names, m.rates, strict=True))}
+                for m in self.moments
+            ]
+            record['lost_ratios'] = self.lost
+        path.write_text(json.dumps(record, indent=2) + '\n')
+
+
+def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length: int | None) -> GroupReport:
+    """Build the model and the optimizer of a config and say what learns at which rate.
+
+    Args:
+        config: a config file or a recipe's name.
+        cfg_options: ``KEY=VALUE`` strings.
+        schedule: dry-run the schedulers too.
+        epoch_length: iterations an epoch; None takes it from the training data.
+    """
+    cfg = load_config(config, cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    for key in ('model', 'optim_wrapper'):
+        if key not in cfg:
+            raise InputError(f'{config}: it has no {key!r}, so there is nothing to show.')
+    with contextlib.redirect_stdout(sys.stderr):  # MMEngine prints what it loads; standard output is for the answer
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        fresh, lines = _fresh(model, cfg.get('load_from'))
+        rows = group_rows(model, optimizer, fresh)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    lines += fresh_lines(rows, frozen)
+    if not schedule:
+        return GroupReport(rows, lines, [], [], None, [])
+    names = [group['name'] for group in optimizer.param_groups]
+    rates = [group['lr'] for group in optimizer.param_groups]
+    length = epoch_length or _epoch_length(cfg)
+    epochs = _epochs(cfg, length)
+    schedulers = cfg.get('param_scheduler') or []
+    table, remarks = dry_run([schedulers] if isinstance(schedulers, dict) else schedulers, rates, epochs, length)
+    return GroupReport(rows, lines + remarks, names, moments(table), length, lost_ratios(table, names, rates))
+
+
+def _fresh(model, load_from: str | None) -> tuple[dict[str, str] | None, list[str]]:
+    if not load_from:
+        return None, ['No load_from in the config, so fresh and loaded tensors are not told apart.']
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(load_from, map_location='cpu')
+    except Exception as error:  # a URL without a network, a missing or foreign file: the groups stand all the same
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return None, [f'load_from cannot be read, so fresh and loaded tensors are not told apart: {load_from}: {reason}']
+    return fresh_tensors(model, checkpoint), []
+
+
+def _epoch_length(cfg: Config) -> int:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return len(Runner.build_dataloader(cfg.train_dataloader, seed=0))
+    except Exception as error:
+        raise InputError(
+            f'--schedule needs the length of an epoch, and the training data cannot be read: {error} '
+            'Give it by hand: --epoch-length N.'
+        ) from error
+
+
+def _epochs(cfg: Config, epoch_length: int) -> int:
+    train_cfg = cfg.get('train_cfg') or {}
+    if train_cfg.get('max_epochs'):
+        return train_cfg['max_epochs']
+    if train_cfg.get('max_iters'):
+        return -(-train_cfg['max_iters'] // epoch_length)
+    raise InputError('train_cfg: it sets neither max_epochs nor max_iters, so the run has no length.')

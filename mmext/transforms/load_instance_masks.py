@@ -1,0 +1,55 @@
+"""Ground truth of instances, each mask in the form that loses nothing and costs least."""
+
+from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+
+from mmext.errors import InputError
+from mmext.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadInstanceMasks(LoadAnnotations):
+    """Boxes, labels and masks: polygons stay polygons; an image with an RLE or crowd mask gets bitmaps.
+
+    In the place of ``LoadAnnotations(with_bbox=True, with_mask=True)``. Stock's ``poly2mask=True`` draws every polygon at
+    full image size; its ``poly2mask=False`` turns every RLE instance into an ignore region in silence. Adds to the
+    results what stock adds: ``gt_bboxes`` (N, 4), ``gt_bboxes_labels`` (N,), ``gt_ignore_flags`` (N,) and ``gt_masks``,
+    ``PolygonMasks`` or ``BitmapMasks`` of N masks.
+
+    Raises:
+        InputError: an instance without a segmentation, or an RLE of another size than its image; names the image and,
+            with mmext.CocoInstanceDataset, the annotation's id.
+    """
+
+    def __init__(self, with_bbox: bool = True, with_label: bool = True, **kwargs):
+        if 'poly2mask' in kwargs:
+            raise InputError('LoadInstanceMasks: there is no poly2mask; each mask keeps the form that it has in the file.')
+        super().__init__(with_bbox=with_bbox, with_label=with_label, with_mask=True, poly2mask=True, **kwargs)
+
+    def _load_masks(self, results: dict) -> None:
+        height, width = results['ori_shape']
+        for position, instance in enumerate(results['instances']):
+            if not instance.get('mask') and not instance['ignore_flag']:
+                raise InputError(
+                    f'{_where(results, position)} has no segmentation. Mask R-CNN needs an outline for every object: '
+                    'export the annotations with polygons or RLE.'
+                )
+            mask = instance.get('mask') or []
+            if isinstance(mask, dict) and list(mask.get('size', (height, width))) != [height, width]:
+                raise InputError(
+                    f'{_where(results, position)} has an RLE mask of size {list(mask["size"])} (height, width), but the '
+                    f'image file is {[height, width]}. Export the annotations for these very files.'
+                )
+            instance['mask'] = mask
+        masks = self._process_masks(results)
+        if all(isinstance(mask, list) for mask in masks):
+            results['gt_masks'] = PolygonMasks(masks, height, width)
+        else:
+            bitmaps = [self._poly2mask(mask, height, width) for mask in masks]
+            results['gt_masks'] = BitmapMasks(bitmaps, height, width)
+
+
+def _where(results: dict, position: int) -> str:
+    instance = results['instances'][position]
+    name = f'annotation {instance["id"]}' if 'id' in instance else f'object {position + 1} with box {instance["bbox"]}'
+    return f'image {results.get("img_id")} ({results.get("img_path")}): {name}'
