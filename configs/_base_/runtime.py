@@ -1,0 +1,31 @@
+# Owns: default_scope, custom_imports, default_hooks, visualizer, log_processor, env_cfg, val_cfg, test_cfg, log_level,
+# load_from, resume. Hooks have names in default_hooks, so that a child config changes one without repeating the others.
+default_scope = 'mmdet'
+custom_imports = dict(imports=['mmext.registry'], allow_failed_imports=False)
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=10),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'),
+    resume=dict(type='mmext.ResumeHook'),
+    class_check=dict(type='mmext.ClassCheckHook'),
+    group_lr=dict(type='mmext.GroupLRHook'))
+
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(type='LogProcessor', window_size=10, by_epoch=True)
+log_level = 'INFO'
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+load_from = None
+resume = False

@@ -1,0 +1,17 @@
+# Changes: one learning rate, 1e-3, for all parts.
+# Why:     the comparison that shows what differential rates change, and the way back to stock's behaviour.
+# Cost:    none.
+# Source:  S0 (the setting that it holds to be the cause of small masks), S3 (rate).
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/datasets/microplastics_instance.py',
+    '../_base_/schedules/uniform.py',
+    '../_base_/runtime.py',
+]
+
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(num_classes={{_base_.num_classes}}),
+        mask_head=dict(num_classes={{_base_.num_classes}})))
+
+load_from = 'https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r50_fpn_mstrain-poly_3x_coco/mask_rcnn_r50_fpn_mstrain-poly_3x_coco_20210524_201154-21b550bb.pth'

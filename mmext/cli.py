@@ -1,0 +1,161 @@
+"""The ``mmext`` command: parses, calls, prints. Heavy modules are imported inside the commands."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from mmext import __version__
+from mmext.errors import InputError
+
+_JSON = click.option(
+    '--json', 'json_file', type=click.Path(dir_okay=False, path_type=Path), help='Write the answer here too.'
+)
+_CFG_OPTIONS = click.option(
+    '--cfg-options',
+    multiple=True,
+    metavar='KEY=VALUE...',
+    help='Change settings of the config, as in `mim train`: --cfg-options train_cfg.max_epochs=20 load_from=None',
+)
+
+
+@click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 110})
+@click.version_option(__version__)
+def cli() -> None:
+    """Fine-tune instance segmentation with MMDetection and see what every part of the network does.
+
+    \b
+    mmext demo-data data/demo                              made images to try everything on
+    mmext init --train ANN IMAGES --val ANN IMAGES \\
+               --recipe mask-rcnn_r50_fpn_finetune --out my.py   a config for your own COCO files
+    mmext groups my.py --schedule                          which part learns at which rate
+    mim train mmdet my.py --work-dir work_dirs/my          the training itself is MMDetection's
+
+    Exit codes: 0 fine, 1 a problem was found, 2 the input cannot be used, 70 a crash of mmext.
+    """
+
+
+@cli.command('demo-data')
+@click.argument('folder', metavar='DIR', type=click.Path(file_okay=False, path_type=Path))
+@click.option('--images', default=60, show_default=True, type=click.IntRange(1), help='Training images.')
+@click.option('--val-images', type=click.IntRange(1), help='Validation images.  [default: a third of --images, at least 2]')
+@click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Same seed, same bytes.')
+def demo_data(folder: Path, images: int, val_images: int | None, seed: int) -> None:
+    """Make microscope-like images of fibers, fragments and films in DIR/train and DIR/val.
+
+    Each part has its images and an annotations.json, COCO with polygons.
+
+    Example: mmext demo-data data/demo --images 60 --seed 0
+    """
+    from mmext.data.demo import write_part
+
+    for number, (part, count) in enumerate((('train', images), ('val', val_images or max(2, images // 3)))):
+        with click.progressbar(length=count, label=f'{part:5}', file=sys.stderr) as bar:
+            for _ in write_part(folder / part, count, (seed, number)):
+                bar.update(1)
+        click.echo(folder / part / 'annotations.json')
+
+
+@cli.command()
+@click.option('--train', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='COCO file and image folder.')
+@click.option('--val', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='The same for validation.')
+@click.option('--recipe', required=True, metavar='NAME', help='The recipe to start from; `--recipe list` prints the names.')
+@click.option('--out', type=click.Path(dir_okay=False, path_type=Path), metavar='CONFIG', help='The config to write.')
+@click.option('--batch-size', type=click.IntRange(1), help="Images a step on all GPUs together.  [default: the recipe's]")
+@click.option('--force', is_flag=True, help='Write over an existing CONFIG.')
+def init(train, val, recipe: str, out: Path | None, batch_size: int | None, force: bool) -> None:
+    """Write a config for your own COCO files: classes, paths, batch, rate and detection caps are taken from them.
+
+    \b
+    Example:
+      mmext init --train ann/train.json images/train --val ann/val.json images/val \\
+                 --recipe mask-rcnn_r50_fpn_finetune --out my_config.py
+    """
+    from mmext import recipes
+
+    if recipe == 'list':
+        for name, path in recipes().items():
+            first = path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# Changes: ')
+            click.echo(f'{name}\t{first}')
+        return
+    for option, value in (('--train', train), ('--val', val), ('--out', out)):
+        if not value:
+            raise click.UsageError(f'Missing option {option!r}. See the example in `mmext init --help`.')
+    if out.exists() and not force:
+        raise InputError(f'--out: {out} is there already. Give another name, or --force to write over it.')
+    from mmext.data.own_data import write_config
+
+    for line in write_config(train, val, recipe, out, batch_size):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument('config')
+@click.option('--schedule', is_flag=True, help='Dry-run the schedulers: the rate of each part at every change.')
+@click.option('--epoch-length', type=click.IntRange(1), metavar='N', help='Iterations an epoch.  [default: from the data]')
+@_CFG_OPTIONS
+@_JSON
+@click.pass_context
+def groups(ctx, config: str, schedule: bool, epoch_length: int | None, cfg_options: tuple, json_file: Path | None) -> None:
+    """Print which part of the network learns at which rate, without training.
+
+    CONFIG is a config file or a recipe's name. With --schedule exit code 1 says that a scheduler undoes the ratio between
+    parts.
+
+    \b
+    Examples:
+      mmext groups my_config.py --cfg-options optim_wrapper.paramwise_cfg.custom_keys.roi_head.lr_mult=15
+      mmext groups mask-rcnn_r50_fpn_finetune --schedule --epoch-length 100
+    """
+    from mmext.optim.group_report import report
+
+    answer = report(config, cfg_options, schedule, epoch_length)
+    answer.print()
+    if json_file:
+        answer.write(json_file)
+    ctx.exit(1 if answer.problem else 0)
+
+
+def spread_cfg_options(arguments: list[str]) -> list[str]:
+    """``--cfg-options a=1 b=2`` as ``--cfg-options a=1 --cfg-options b=2``, since click's options take one value."""
+    spread, inside = [], False
+    for argument in arguments:
+        if inside and '=' in argument and not argument.startswith('-'):
+            if spread[-1] != '--cfg-options':
+                spread.append('--cfg-options')
+        else:
+            inside = argument == '--cfg-options'
+        spread.append(argument)
+    return spread
+
+
+def main() -> None:
+    """Entry point: turns an InputError into exit code 2, a crash into 70."""
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # MMEngine's, at each config it reads
+    try:
+        status = cli.main(args=spread_cfg_options(sys.argv[1:]), prog_name='mmext', standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code if isinstance(error, click.UsageError) else 2
+    except click.Abort:
+        status = 130
+    except InputError as error:
+        click.echo(f'mmext: {error}', err=True)
+        status = 2
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo('mmext crashed. That is a defect of mmext: please report it with the lines above.', err=True)
+        status = 70
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == '__main__':
+    main()

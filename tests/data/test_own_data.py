@@ -1,0 +1,108 @@
+import json
+import shutil
+
+import pytest
+from mmengine.config import Config
+
+from mmext.data.own_data import detection_cap, with_num_classes, write_config
+from mmext.errors import InputError
+
+
+def parts_of(folder):
+    return [(folder / part / 'annotations.json', folder / part) for part in ('train', 'val')]
+
+
+def edit(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def own(demo_data, tmp_path):
+    folder = tmp_path / 'my data'
+    shutil.copytree(demo_data, folder, ignore=shutil.ignore_patterns('*.py'))
+    return folder
+
+
+def test_written_config_says_what_the_files_say(own):
+    lines = write_config(*parts_of(own), 'mask-rcnn_r50_fpn_finetune', own / 'my.py', batch_size=4)
+    cfg = Config.fromfile(own / 'my.py')
+    assert cfg.class_names == ('Fiber', 'Fragment', 'Film')
+    assert cfg.train_dataloader.dataset.metainfo.classes == cfg.class_names
+    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 3
+    assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr) == (4, 0.002)
+    assert '0.001 * 4 / 2 = 0.002' in (own / 'my.py').read_text()
+    assert cfg.train_dataloader.dataset.ann_file == str(own / 'train/annotations.json')
+    assert cfg.val_evaluator.ann_file == str(own / 'val/annotations.json')
+    assert cfg.model.test_cfg.rcnn.max_per_img == 100
+    assert any('Fiber' in line for line in lines)
+
+
+def test_config_moves_with_its_folder(own, tmp_path):
+    write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
+    assert str(tmp_path) not in (own / 'my.py').read_text()
+    moved = own.rename(tmp_path / 'elsewhere')
+    cfg = Config.fromfile(moved / 'my.py')
+    assert cfg.train_dataloader.dataset.ann_file == str(moved / 'train/annotations.json')
+
+
+def test_a_quote_in_the_folders_name_is_no_trouble(own, tmp_path):
+    odd = own.rename(tmp_path / "Ann's data")
+    write_config(*parts_of(odd), 'mask-rcnn_r18_fpn_finetune', odd / 'my.py')
+    assert Config.fromfile(odd / 'my.py').train_dataloader.dataset.ann_file == str(odd / 'train/annotations.json')
+
+
+def test_caps_follow_the_most_objects(own):
+    def crowd(document):
+        first = document['annotations'][0]
+        document['annotations'] += [first | {'id': 1000 + i} for i in range(250)]
+
+    edit(own / 'val/annotations.json', crowd)
+    write_config(*parts_of(own), 'mask-rcnn_r50_fpn_finetune', own / 'my.py')
+    cap = Config.fromfile(own / 'my.py').model.test_cfg.rcnn.max_per_img
+    assert cap >= 1.25 * 251
+    assert [detection_cap(most, 100) for most in (5, 80, 81, 101, 250)] == [100, 100, 150, 150, 350]
+
+
+def test_every_mistake_of_both_files_comes_at_once(own):
+    edit(own / 'train/annotations.json', lambda d: d['annotations'][0].pop('segmentation'))
+    edit(own / 'val/annotations.json', lambda d: d['categories'][0].update(name='Fibre'))
+    (own / 'val/0001.png').unlink()
+    with pytest.raises(InputError) as error:
+        write_config(*parts_of(own), 'mask-rcnn_r50_fpn_finetune', own / 'my.py')
+    for words in ('annotation 1 of image 1', 'have other classes', '0001.png', 'Only in the second: Fibre'):
+        assert words in str(error.value)
+    assert not (own / 'my.py').exists()
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'recipe': 'mask-rcnn_r50_fpn_fintune'}, "Did you mean 'mask-rcnn_r50_fpn_finetune'"),
+        ({'out': 'my.yaml'}, 'must end in .py'),
+        ({'batch_size': 99}, '99 is more than the 8 training images'),
+    ],
+)
+def test_mistakes_of_the_call(own, change, words):
+    call = {'recipe': 'mask-rcnn_r50_fpn_finetune', 'out': 'my.py', 'batch_size': None} | change
+    with pytest.raises(InputError, match=words):
+        write_config(*parts_of(own), call['recipe'], own / call['out'], call['batch_size'])
+
+
+def test_number_of_classes_reaches_every_head():
+    cascade = {
+        'type': 'CascadeRCNN',
+        'rpn_head': {'num_classes': 1},
+        'roi_head': {
+            'bbox_head': [{'type': 'A', 'num_classes': 80, 'keep': 1}, {'type': 'B', 'num_classes': 80}],
+            'semantic_head': {'type': 'FusedSemanticHead', 'num_classes': 183},
+            'mask_head': {'num_classes': 80},
+        },
+    }
+    assert with_num_classes(cascade, 3) == {
+        'roi_head': {
+            'bbox_head': [{'type': 'A', 'num_classes': 3, 'keep': 1}, {'type': 'B', 'num_classes': 3}],
+            'mask_head': {'num_classes': 3},
+        }
+    }

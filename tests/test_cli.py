@@ -1,0 +1,111 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mmext.cli import spread_cfg_options
+
+RECIPE = 'mask-rcnn_r18_fpn_finetune'
+
+
+def test_cfg_options_take_several_values():
+    given = ['groups', 'c.py', '--cfg-options', 'a=1', 'b=2', '--schedule', 'x=3']
+    spread = ['groups', 'c.py', '--cfg-options', 'a=1', '--cfg-options', 'b=2', '--schedule', 'x=3']
+    assert spread_cfg_options(given) == spread
+    assert spread_cfg_options(spread) == spread
+
+
+def test_groups_prints_the_table_and_writes_json(run_command, tmp_path):
+    key = 'optim_wrapper.paramwise_cfg.custom_keys.roi_head.lr_mult=15'
+    done = run_command('mmext', 'groups', RECIPE, '--cfg-options', key, 'load_from=None', '--json', tmp_path / 'g.json')
+    assert 'mask_head' in done.stdout
+    groups = json.loads((tmp_path / 'g.json').read_text())['groups']
+    assert {group['name']: group['multiplier'] for group in groups} == pytest.approx(
+        {'backbone': 1, 'neck': 1, 'rpn_head': 5, 'bbox_head': 15, 'mask_head': 15}
+    )
+    assert all(group['fresh'] is None for group in groups)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_line_and_no_failure(run_command, tmp_path):
+    done = run_command(
+        'mmext', 'groups', RECIPE, '--cfg-options', 'load_from=no/such/file.pth', '--json', tmp_path / 'g.json'
+    )
+    assert done.stdout.count('load_from cannot be read') == 1
+    assert json.loads((tmp_path / 'g.json').read_text())['groups'][0]['fresh'] is None
+
+
+def test_schedule_flags_a_lost_ratio_with_exit_code_1(run_command):
+    flags = ['groups', RECIPE, '--schedule', '--epoch-length', '20', '--cfg-options', 'train_cfg.max_epochs=5']
+    fine = run_command('mmext', *flags)
+    assert 'after warm-up' in fine.stdout
+    lost = run_command('mmext', *flags, 'param_scheduler.1.eta_min_ratio=None', 'param_scheduler.1.eta_min=5e-4', status=1)
+    assert 'mask_head : backbone is planned as 10' in lost.stdout
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['groups', 'no.py'], 'no.py: there is no such config file'),
+        (
+            ['groups', RECIPE, '--cfg-options', 'optim_wrapper.paramwise_cfg.custom_keys.mask_haed.lr_mult=15'],
+            'Did you mean',
+        ),
+        (['groups', RECIPE, '--cfg-options', 'oops'], "'oops' is not KEY=VALUE"),
+        (['groups', RECIPE, '--schedule', '--cfg-options', 'train_dataloader.dataset.ann_file=no.json'], '--epoch-length N'),
+        (['init', '--recipe', RECIPE], 'Missing option'),
+        (
+            ['init', '--recipe', RECIPE, '--out', 'a.py', '--train', 'n.json', 'n', '--val', 'm.json', 'm'],
+            'm.json: there is no',
+        ),
+        (['demo-data', 'x', '--images', '0'], '0 is not in the range'),
+        (['nonsense'], "No such command 'nonsense'"),
+    ],
+)
+def test_bad_input_has_exit_code_2_and_no_traceback(run_command, arguments, words):
+    done = run_command('mmext', *arguments, status=2)
+    assert words in done.stdout
+    assert 'Traceback' not in done.stdout
+
+
+def test_a_crash_of_ours_is_70(run_command, tmp_path):
+    broken = 'import mmext, sys; mmext.recipes = lambda: 1 / 0; sys.argv[1:] = ["init", "--recipe", "list"]'
+    code = f'{broken}; from mmext.cli import main; main()'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 70
+    assert 'ZeroDivisionError' in done.stderr
+
+
+def test_recipe_list_and_no_overwriting(run_command, demo_data, tmp_path):
+    names = run_command('mmext', 'init', '--recipe', 'list').stdout
+    assert all(line.count('\t') == 1 for line in names.splitlines())
+    assert RECIPE in names
+    parts = ['--train', demo_data / 'train/annotations.json', demo_data / 'train']
+    parts += ['--val', demo_data / 'val/annotations.json', demo_data / 'val']
+    arguments = ['init', *parts, '--recipe', RECIPE, '--out', tmp_path / 'my.py']
+    run_command('mmext', *arguments)
+    assert 'is there already' in run_command('mmext', *arguments, status=2).stdout
+    run_command('mmext', *arguments, '--force')
+
+
+def test_demo_data_says_what_it_wrote(run_command, tmp_path):
+    done = run_command('mmext', 'demo-data', 'made', '--images', '3', '--val-images', '2')
+    assert 'made/train/annotations.json' in done.stdout
+    assert len(list((tmp_path / 'made/val').glob('*.png'))) == 2
+
+
+def test_answers_can_be_piped(tmp_path):
+    program = f'"{sys.executable}" -m mmext.cli'
+    done = subprocess.run(
+        ['bash', '-c', f'set -o pipefail; {program} init --recipe list | head -1'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert 'Traceback' not in done.stderr
+
+
+def test_help_shows_examples(run_command):
+    assert 'mmext init --train' in run_command('mmext', '--help').stdout
+    for command in ('demo-data', 'init', 'groups'):
+        assert 'Example' in run_command('mmext', command, '--help').stdout

@@ -1,0 +1,75 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmext
+
+PACKAGE = Path(mmext.__file__).parent
+# design: one way only; a layer may import those before it. The middle layer's members know nothing of each other,
+# except that a hook may use the function whose values it carries (optim).
+LAYERS = [
+    {'__init__', 'errors', 'console', 'safe_load', 'registry', 'data', 'analysis'},
+    {'losses', 'heads', 'transforms', 'datasets', 'optim', 'loops', 'metrics', 'hooks'},
+    {'check', 'probe', 'predict', 'sweep'},
+    {'cli'},
+]
+WITHIN_A_LAYER = {'hooks': {'optim'}, 'heads': {'losses'}}
+
+
+def layer_of(name):
+    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+
+
+def member(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    mine = member(path)
+    for name in imports_of(path):
+        if name.split('.')[0] != 'mmext':
+            continue
+        theirs = name.split('.')[1] if '.' in name else '__init__'
+        if mine == theirs:
+            continue
+        allowed = layer_of(theirs) < layer_of(mine) or theirs in WITHIN_A_LAYER.get(mine, ()) or layer_of(mine) == 0
+        assert allowed, f'{path.relative_to(PACKAGE)} imports {name}'
+
+
+@pytest.mark.parametrize(
+    'module', ['mmext', 'mmext.registry', 'mmext.cli', 'mmext.data.coco_file', 'mmext.data.demo', 'mmext.data.own_data']
+)
+def test_light_modules_load_no_torch(module):
+    code = f'import sys, {module}; print([m for m in ("torch", "mmdet", "mmcv", "scipy", "matplotlib") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmext'])
+def test_our_names_are_found_from_any_scope(scope):
+    code = (
+        'import warnings; warnings.simplefilter("ignore")\n'
+        'from mmengine.registry import DefaultScope, HOOKS, PARAM_SCHEDULERS, TRANSFORMS, OPTIM_WRAPPER_CONSTRUCTORS\n'
+        f'DefaultScope.get_instance("test", scope_name={scope!r})\n'
+        'found = [HOOKS.get("mmext.GroupLRHook"), PARAM_SCHEDULERS.get("mmext.WarmupShareLR"),\n'
+        '         TRANSFORMS.get("mmext.LoadInstanceMasks"),\n'
+        '         OPTIM_WRAPPER_CONSTRUCTORS.get("mmext.NamedParamGroupConstructor")]\n'
+        'print([part.__name__ for part in found])'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(
+        ['GroupLRHook', 'WarmupShareLR', 'LoadInstanceMasks', 'NamedParamGroupConstructor']
+    )
