@@ -5,7 +5,7 @@ from pathlib import Path
 __version__ = '0.1.0'
 
 # Data sets whose name ends a recipe's file name, in the order in which a recipe is looked for.
-_DATA_SETS = ('microplastics', 'demo')
+_DATA_SETS = ('microplastics', 'demo', 'shapes')
 
 
 def config_root() -> Path:

@@ -32,6 +32,7 @@ def cli() -> None:
                --recipe mask-rcnn_r50_fpn_finetune --out my.py   a config for your own COCO files
     mmext groups my.py --schedule                          which part learns at which rate
     mim train mmdet my.py --work-dir work_dirs/my          the training itself is MMDetection's
+    mmext compare work_dirs/my work_dirs/other             which run is better, and what differs
 
     Exit codes: 0 fine, 1 a problem was found, 2 the input cannot be used, 70 a crash of mmext.
     """
@@ -42,18 +43,25 @@ def cli() -> None:
 @click.option('--images', default=60, show_default=True, type=click.IntRange(1), help='Training images.')
 @click.option('--val-images', type=click.IntRange(1), help='Validation images.  [default: a third of --images, at least 2]')
 @click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Same seed, same bytes.')
-def demo_data(folder: Path, images: int, val_images: int | None, seed: int) -> None:
+@click.option(
+    '--kind',
+    type=click.Choice(['particles', 'shapes']),
+    default='particles',
+    show_default=True,
+    help='particles: Fiber, Fragment, Film; shapes: what the shipped source model was trained on.',
+)
+def demo_data(folder: Path, images: int, val_images: int | None, seed: int, kind: str) -> None:
     """Make microscope-like images of fibers, fragments and films in DIR/train and DIR/val.
 
     Each part has its images and an annotations.json, COCO with polygons.
 
     Example: mmext demo-data data/demo --images 60 --seed 0
     """
-    from mmext.data.demo import write_part
+    from mmext.data.demo import KINDS, write_part
 
     for number, (part, count) in enumerate((('train', images), ('val', val_images or max(2, images // 3)))):
         with click.progressbar(length=count, label=f'{part:5}', file=sys.stderr) as bar:
-            for _ in write_part(folder / part, count, (seed, number)):
+            for _ in write_part(folder / part, count, (seed, number), KINDS[kind]):
                 bar.update(1)
         click.echo(folder / part / 'annotations.json')
 
@@ -63,7 +71,7 @@ def demo_data(folder: Path, images: int, val_images: int | None, seed: int) -> N
 @click.option('--val', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='The same for validation.')
 @click.option('--recipe', required=True, metavar='NAME', help='The recipe to start from; `--recipe list` prints the names.')
 @click.option('--out', type=click.Path(dir_okay=False, path_type=Path), metavar='CONFIG', help='The config to write.')
-@click.option('--batch-size', type=click.IntRange(1), help="Images a step on all GPUs together.  [default: the recipe's]")
+@click.option('--batch-size', type=click.IntRange(1), help="Images a step on one GPU.  [default: the recipe's]")
 @click.option('--force', is_flag=True, help='Write over an existing CONFIG.')
 def init(train, val, recipe: str, out: Path | None, batch_size: int | None, force: bool) -> None:
     """Write a config for your own COCO files: classes, paths, batch, rate and detection caps are taken from them.
@@ -118,6 +126,41 @@ def groups(ctx, config: str, schedule: bool, epoch_length: int | None, cfg_optio
     ctx.exit(1 if answer.problem else 0)
 
 
+@cli.command()
+@click.argument('work_dirs', metavar='WORK_DIR...', nargs=-1, required=True, type=click.Path(path_type=Path))
+@_JSON
+@click.pass_context
+def compare(ctx, work_dirs: tuple[Path, ...], json_file: Path | None) -> None:
+    """Set runs side by side: best APs, final losses and shares, and the config lines in which they differ.
+
+    Works on MMDetection's own runs too. A run that cannot be read is named; exit code 2 when none can.
+
+    Example: mmext compare work_dirs/uniform work_dirs/differential
+    """
+    import json
+
+    from mmext.analysis.compare import difference_table, result_table, to_record
+    from mmext.analysis.runs import read_run
+    from mmext.console import console
+
+    runs = [read_run(work_dir) for work_dir in work_dirs]
+    readable = [run for run in runs if run.train]
+    if json_file:
+        json_file.write_text(json.dumps(to_record(runs), indent=2) + '\n')
+    out = console()
+    if readable:
+        out.print(result_table(readable))
+        differences = difference_table(readable)
+        if differences:
+            out.print(differences)
+        elif len(readable) > 1:
+            out.print('Their configs do not differ.')
+    for run in runs:
+        if run.problem:
+            click.echo(f'{run.path}: {run.problem}', err=True)
+    ctx.exit(0 if readable else 2)
+
+
 def spread_cfg_options(arguments: list[str]) -> list[str]:
     """``--cfg-options a=1 b=2`` as ``--cfg-options a=1 --cfg-options b=2``, since click's options take one value."""
     spread, inside = [], False
@@ -145,9 +188,12 @@ def main() -> None:
     except InputError as error:
         click.echo(f'mmext: {error}', err=True)
         status = 2
-    except BrokenPipeError:  # the reader of a pipe had enough
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe had enough: click and rich make a SystemExit of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except OSError as error:
+        click.echo(f'mmext: {error.filename or "input or output"}: {error.strerror or error}', err=True)
+        status = 2
     except Exception:
         import traceback
 

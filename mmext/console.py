@@ -3,6 +3,7 @@
 import io
 import logging
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,9 +19,11 @@ def console() -> Console:
 
 def plain(table: Table) -> str:
     """A table as plain ASCII lines."""
-    text = io.StringIO()
-    Console(file=text, width=_WIDTH_WITHOUT_TERMINAL, safe_box=True, force_terminal=False).print(table)
-    return text.getvalue().rstrip()
+    text, usual = io.StringIO(), table.box
+    table.box = box.ASCII
+    Console(file=text, width=_WIDTH_WITHOUT_TERMINAL, force_terminal=False).print(table)
+    table.box = usual
+    return '\n'.join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def tell(logger: logging.Logger, table: Table | None, lines: list[str]) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -59,6 +60,9 @@ def test_schedule_flags_a_lost_ratio_with_exit_code_1(run_command):
             'm.json: there is no',
         ),
         (['demo-data', 'x', '--images', '0'], '0 is not in the range'),
+        (['compare', 'nowhere'], 'nowhere: there is no such folder'),
+        (['groups', RECIPE, '--cfg-options', 'model.backbone.depth=51'], 'the model cannot be built'),
+        (['groups', RECIPE, '--json', 'no/such/folder/x.json'], 'No such file or directory'),
         (['nonsense'], "No such command 'nonsense'"),
     ],
 )
@@ -95,17 +99,24 @@ def test_demo_data_says_what_it_wrote(run_command, tmp_path):
 
 
 def test_answers_can_be_piped(tmp_path):
-    program = f'"{sys.executable}" -m mmext.cli'
+    # the reader closes the pipe before the first line is written
+    command = f'set -o pipefail; (sleep 1; "{sys.executable}" -m mmext.cli init --recipe list) | true'
+    done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_a_terminal_without_utf8_is_no_crash(run_folder, tmp_path):
     done = subprocess.run(
-        ['bash', '-c', f'set -o pipefail; {program} init --recipe list | head -1'],
+        [sys.executable, '-m', 'mmext.cli', 'compare', run_folder, run_folder],
         capture_output=True,
-        text=True,
         cwd=tmp_path,
+        env={**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'},
     )
-    assert 'Traceback' not in done.stderr
+    assert done.returncode == 0
+    assert b'mask AP' in done.stdout
 
 
 def test_help_shows_examples(run_command):
     assert 'mmext init --train' in run_command('mmext', '--help').stdout
-    for command in ('demo-data', 'init', 'groups'):
+    for command in ('demo-data', 'init', 'groups', 'compare'):
         assert 'Example' in run_command('mmext', command, '--help').stdout

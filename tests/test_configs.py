@@ -26,9 +26,14 @@ MULTIPLIERS = {
 PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')
 
 
+# a recipe that inherits another's schedule and changes it
+OVERRIDDEN = {'mask-rcnn_r18_fpn_finetune_uniform': 'uniform', 'mask-rcnn_r18_fpn_finetune_uniform-5x': 'uniform'}
+
+
 def schedule_of(path):
     text = path.read_text()
-    return max((name for name in MULTIPLIERS if f'/schedules/{name}.py' in text), key=len)
+    named = [name for name in MULTIPLIERS if f'/schedules/{name}.py' in text]
+    return named[0] if named else OVERRIDDEN[path.stem.removesuffix('_demo')]
 
 
 @pytest.fixture(params=RECIPES, ids=str)
@@ -59,7 +64,7 @@ def test_contract(path, tmp_path):
     cfg = small_sampling(Config.fromfile(path))
     init_default_scope(cfg.default_scope)
     assert cfg.custom_imports.imports == ['mmext.registry']
-    assert cfg.num_classes == len(cfg.class_names) == 3
+    assert cfg.num_classes == len(cfg.class_names)
     assert cfg.model.data_preprocessor.pad_mask
     reloaded = tmp_path / 'dumped.py'
     cfg.dump(reloaded)
@@ -75,12 +80,14 @@ def test_contract(path, tmp_path):
     assert {part_of(name) for name in trainable} == set(PARTS)
 
     torch.manual_seed(0)
-    inputs = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_items=[4, 4], num_classes=3, with_mask=True)
+    inputs = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_items=[4, 4], num_classes=cfg.num_classes, with_mask=True)
     model.train()
-    losses = model.train_step(inputs, optim_wrapper)
+    total, losses = model.parse_losses(model(**model.data_preprocessor(inputs, True), mode='loss'))
     assert all(torch.isfinite(value).all() for value in losses.values())
+    total.backward()
     unlearnt = [name for name in sorted(trainable) if not model.get_parameter(name).grad.abs().max() > 0]
     assert unlearnt == []
+    optim_wrapper.step()
     model.eval()
     with torch.no_grad():
         prediction = model.test_step(inputs)[0].pred_instances

@@ -44,7 +44,7 @@ class Setup:
 
     def run(self) -> None:
         steps = [
-            ('environment', self.make_environment, sys.version),
+            ('environment', self.make_environment, sys.version + str(self.venv)),
             ('torch', self.install_torch, CONSTRAINTS.read_text() + ' '.join(BUILD_TOOLS)),
             ('mmcv', self.install_mmcv, MMCV + CONSTRAINTS.read_text()),
             ('packages', self.install_packages, CONSTRAINTS.read_text() + (ROOT / 'setup.cfg').read_text()),

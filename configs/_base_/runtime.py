@@ -12,7 +12,8 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
     resume=dict(type='mmext.ResumeHook'),
     class_check=dict(type='mmext.ClassCheckHook'),
-    group_lr=dict(type='mmext.GroupLRHook'))
+    group_lr=dict(type='mmext.GroupLRHook'),
+    loss_share=dict(type='mmext.LossShareHook'))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

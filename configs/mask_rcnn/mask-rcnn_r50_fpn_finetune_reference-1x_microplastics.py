@@ -1,6 +1,6 @@
 # Changes: MMDetection's 1x schedule: batch 16, rate 0.02, 8/11 of 12 epochs, and multi-scale training.
 # Why:     the reference recipe of the papers, for data sets of thousands of images.
-# Cost:    batch 16 needs eight GPUs of two images or one large GPU; scale the rate with --auto-scale-lr otherwise.
+# Cost:    batch 16 needs one large GPU; on eight set train_dataloader.batch_size=2, else give --auto-scale-lr.
 # Source:  S2; MMDetection's schedule_1x; short side 480 to 960.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',

@@ -145,9 +145,32 @@ def objects_per_image(coco: CocoFile) -> dict[int, int]:
     return dict(Counter(annotation['image_id'] for annotation in coco.annotations))
 
 
+def has_outline(segmentation: object) -> bool:
+    """Whether a segmentation tells a shape: an RLE, or at least one polygon of three points or more."""
+    if isinstance(segmentation, dict):
+        return bool(segmentation.get('counts')) and bool(segmentation.get('size'))
+    polygons = segmentation if isinstance(segmentation, list) else []
+    return any(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
+
+
 def without_mask(annotations: Iterable[dict]) -> list[dict]:
-    """Annotations that have no segmentation and are not crowd regions, so that nothing tells the object's shape."""
-    return [a for a in annotations if not a.get('segmentation') and not a.get('iscrowd')]
+    """Annotations without an outline that are not crowd regions, so that nothing tells the object's shape."""
+    return [a for a in annotations if not has_outline(a.get('segmentation')) and not a.get('iscrowd')]
+
+
+def dropped_in_training(coco: CocoFile) -> list[dict]:
+    """Annotations that MMDetection leaves out in silence: marked ignore, area 0, or a box that is under 1 px or outside."""
+    images = {image['id']: image for image in coco.images}
+
+    def dropped(annotation: dict) -> bool:
+        image = images[annotation['image_id']]
+        x, y, width, height = annotation['bbox']
+        inside_x = min(x + width, image['width']) - max(x, 0)
+        inside_y = min(y + height, image['height']) - max(y, 0)
+        empty = annotation['area'] <= 0 or width < 1 or height < 1 or inside_x <= 0 or inside_y <= 0
+        return bool(annotation.get('ignore')) or empty
+
+    return [annotation for annotation in coco.annotations if dropped(annotation)]
 
 
 def missing_images(coco: CocoFile, folder: str | Path) -> list[str]:
@@ -173,12 +196,17 @@ def check_for_training(coco: CocoFile, folder: str | Path) -> list[str]:
         mistakes.append(f'{coco.path}: the list of categories is empty, so there is no class to learn.')
     elif not coco.annotations:
         mistakes.append(f'{coco.path}: the list of annotations is empty, so there is no object to learn.')
+    elif len(dropped_in_training(coco)) == len(coco.annotations):
+        mistakes.append(
+            f'{coco.path}: MMDetection would drop every annotation: area 0, box under 1 px or outside the image. '
+            'Write area and bbox (x, y, width, height in pixels) for each.'
+        )
     bare = without_mask(coco.annotations)
     if bare:
         where = some(f'annotation {a["id"]} of image {a["image_id"]}' for a in bare)
         share = 'none of the annotations has a mask' if len(bare) == len(coco.annotations) else f'{len(bare)} have no mask'
         mistakes.append(
-            f"{coco.path}: {share} ('segmentation' is missing or empty): {where}. "
+            f"{coco.path}: {share} ('segmentation' is missing, empty or has no polygon of three points): {where}. "
             'Mask R-CNN needs an outline for every object; export with polygons or RLE.'
         )
     return mistakes

@@ -50,12 +50,54 @@ def _round(angle: np.ndarray, radius: np.ndarray, rng: np.random.Generator) -> O
     return np.stack([np.cos(angle) * radius, np.sin(angle) * radius], 1) + rng.uniform(0, SIDE, 2)
 
 
+def disk(rng: np.random.Generator) -> Outline:
+    """An ellipse of 14 to 60 px."""
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    long, share, turn = rng.uniform(7, 30), rng.uniform(0.5, 1), rng.uniform(0, np.pi)
+    x, y = long * np.cos(angle), long * share * np.sin(angle)
+    return np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], 1) + rng.uniform(0, SIDE, 2)
+
+
+def rod(rng: np.random.Generator) -> Outline:
+    """A straight bar, 8 to 16 px wide and 30 to 90 px long."""
+    half, turn = np.array([rng.uniform(15, 45), rng.uniform(4, 8)]), rng.uniform(0, np.pi)
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return corners @ rotation + rng.uniform(0, SIDE, 2)
+
+
+def star(rng: np.random.Generator) -> Outline:
+    """A star of 4 to 7 points, 20 to 60 px."""
+    points = rng.integers(4, 8)
+    angle = np.arange(2 * points) * np.pi / points + rng.uniform(0, 2 * np.pi)
+    radius = rng.uniform(10, 30) * np.where(np.arange(2 * points) % 2, rng.uniform(0.35, 0.6), 1)
+    return _round(angle, radius, rng)
+
+
+def crescent(rng: np.random.Generator) -> Outline:
+    """A thick arc of 24 to 70 px."""
+    span = rng.uniform(1.5, 3.5)
+    angle = np.linspace(0, span, 24) + rng.uniform(0, 2 * np.pi)
+    outer = rng.uniform(12, 35)
+    thickness = outer * 0.45 * np.sin(np.linspace(0.15, np.pi - 0.15, 24))
+    return _round(np.concatenate([angle, angle[::-1]]), np.concatenate([np.full(24, outer), (outer - thickness)[::-1]]), rng)
+
+
 # name: outline, least and most per image, range of opacity, range of grey value
-PARTICLES: dict[str, tuple[Callable[[np.random.Generator], Outline], tuple[int, int], tuple, tuple]] = {
+Kind = tuple[Callable[[np.random.Generator], Outline], tuple[int, int], tuple[float, float], tuple[float, float]]
+PARTICLES: dict[str, Kind] = {
     'Fiber': (fiber, (1, 4), (0.55, 0.85), (40, 90)),
     'Fragment': (fragment, (2, 5), (0.7, 0.95), (30, 100)),
     'Film': (film, (1, 2), (0.15, 0.3), (90, 130)),
 }
+# what the shipped source model has learnt: other classes of other shapes
+SHAPES: dict[str, Kind] = {
+    'Disk': (disk, (1, 3), (0.3, 0.9), (30, 130)),
+    'Rod': (rod, (1, 3), (0.3, 0.9), (30, 130)),
+    'Star': (star, (1, 3), (0.3, 0.9), (30, 130)),
+    'Crescent': (crescent, (1, 3), (0.3, 0.9), (30, 130)),
+}
+KINDS = {'particles': PARTICLES, 'shapes': SHAPES}
 
 
 def cut_at_border(outline: Outline, width: int = SIDE, height: int = SIDE) -> Outline:

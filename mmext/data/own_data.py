@@ -10,10 +10,11 @@ from mmext.data.coco_file import (
     check_for_training,
     class_difference,
     count_by_class,
+    dropped_in_training,
     objects_per_image,
     read_coco,
 )
-from mmext.errors import InputError, raise_all
+from mmext.errors import InputError, raise_all, some
 
 # semantic heads count the classes of a stuff map, not of the instances
 _OTHER_CLASSES = ('FusedSemanticHead',)
@@ -142,7 +143,7 @@ _base_ = __import__('mmext').recipe({recipe!r})
 
 num_classes = {len(train.classes)}
 class_names = {train.classes!r}
-metainfo = dict(classes=class_names)
+metainfo = dict(classes=class_names, palette='random')
 
 # To train on: {len(train.images)} images, {len(train.annotations)} objects.
 train_dataloader = {_loader(parts[0], out, batch_size)}
@@ -154,7 +155,7 @@ test_evaluator = val_evaluator
 
 # Linear rule: the recipe's {base_rate:g} is for a batch of {base_batch}.
 # {base_rate:g} * {batch_size} / {base_batch} = {rate:g}
-# On several GPUs `mim train ... --auto-scale-lr` goes on from this batch.
+# That is for one GPU; on several, `mim train ... --auto-scale-lr` multiplies the rate by their number.
 optim_wrapper = dict(optimizer=dict(lr={rate!r}))
 auto_scale_lr = dict(base_batch_size={batch_size})
 
@@ -166,6 +167,13 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     lines = [f'{len(train.images)} training and {len(val.images)} validation images, at most {most} objects in one.']
     lines += [f'  {name}: {counts[name]} and {val_counts[name]} objects' for name in train.classes]
     lines += [f'  {name} has no object to train on.' for name in train.classes if not counts[name]]
+    for file in files:
+        dropped = dropped_in_training(file)
+        if dropped:
+            where = some(f'annotation {a["id"]}' for a in dropped)
+            lines.append(
+                f'  {file.path}: MMDetection drops {len(dropped)} (ignored, area 0, under 1 px or outside): {where}'
+            )
     lines += [f'Wrote {out}. Next:', f'  mmext groups {out} --schedule', f'  mim train mmdet {out}']
     return text, lines
 

@@ -1,5 +1,6 @@
 from mmext.hooks.class_check import ClassCheckHook
 from mmext.hooks.group_lr import GroupLRHook
+from mmext.hooks.loss_share import LossShareHook
 from mmext.hooks.resume import ResumeHook
 
-__all__ = ['ClassCheckHook', 'GroupLRHook', 'ResumeHook']
+__all__ = ['ClassCheckHook', 'GroupLRHook', 'LossShareHook', 'ResumeHook']

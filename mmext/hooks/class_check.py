@@ -21,6 +21,8 @@ def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: 
     Returns:
         One sentence a mistake; empty when they agree. A category that no annotation uses may be missing in the config.
     """
+    if isinstance(classes, str):
+        return [f'metainfo.classes is the text {classes!r}, not a list of names. Add a comma: classes=({classes!r},).']
     mistakes = []
     ours, theirs = ', '.join(classes), ', '.join(counts)
     for name in classes:
@@ -56,6 +58,8 @@ class ClassCheckHook(NumClassCheckHook):
         InputError: names the classes of both sides.
     """
 
+    _trains = False
+
     def _check(self, runner, mode: str | None, loader) -> None:
         mistakes = []
         for dataset in _coco_datasets(loader.dataset):
@@ -69,12 +73,14 @@ class ClassCheckHook(NumClassCheckHook):
         raise_all(list(dict.fromkeys(mistakes)))
 
     def before_train(self, runner) -> None:
+        self._trains = True
         self._check(runner, 'train', runner.train_dataloader)
         if runner.val_loop is not None:
             self._check(runner, 'val', runner.val_dataloader)
 
     def before_val(self, runner) -> None:
-        self._check(runner, 'val', runner.val_dataloader)
+        if not self._trains:  # else it was checked before the first iteration
+            self._check(runner, 'val', runner.val_dataloader)
 
     # NumClassCheckHook knows no test mode; a head with other classes than the checkpoint's fails to load there
     def before_test(self, runner) -> None:

@@ -25,12 +25,13 @@ def group_rates(param_groups: list[dict]) -> dict[str, float]:
         InputError: when a group has no name.
     """
     check_named(param_groups)
-    plain = {group['name']: group['lr'] for group in param_groups if '.' not in group['name']}
-    return {
-        f'{group["name"]}_lr': group['lr']
-        for group in param_groups
-        if '.' not in group['name'] or group['lr'] != plain.get(group['name'].split('.')[0])
-    }
+    rates: dict[str, float] = {}
+    for group in param_groups:
+        # the plain group of a part comes first, unless all of it is frozen and so not in the optimizer
+        part_rate = rates.setdefault(f'{group["name"].split(".")[0]}_lr', group['lr'])
+        if group['lr'] != part_rate:
+            rates[f'{group["name"]}_lr'] = group['lr']
+    return rates
 
 
 @HOOKS.register_module()

@@ -96,8 +96,13 @@ def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length
         if key not in cfg:
             raise InputError(f'{config}: it has no {key!r}, so there is nothing to show.')
     with contextlib.redirect_stdout(sys.stderr):  # MMEngine prints what it loads; standard output is for the answer
-        model = MODELS.build(cfg.model)
-        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        try:
+            model = MODELS.build(cfg.model)
+            optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        except InputError:
+            raise
+        except Exception as error:  # whatever a setting of the person's config makes the model's code raise
+            raise InputError(f'{config}: the model cannot be built: {type(error).__name__}: {error}') from error
         fresh, lines = _fresh(model, cfg.get('load_from'))
         rows = group_rows(model, optimizer, fresh)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
@@ -107,9 +112,9 @@ def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length
     names = [group['name'] for group in optimizer.param_groups]
     rates = [group['lr'] for group in optimizer.param_groups]
     length = epoch_length or _epoch_length(cfg)
-    epochs = _epochs(cfg, length)
+    epochs, max_iters = _run_length(cfg)
     schedulers = cfg.get('param_scheduler') or []
-    table, remarks = dry_run([schedulers] if isinstance(schedulers, dict) else schedulers, rates, epochs, length)
+    table, remarks = dry_run([schedulers] if isinstance(schedulers, dict) else schedulers, rates, epochs, length, max_iters)
     return GroupReport(rows, lines + remarks, names, moments(table), length, lost_ratios(table, names, rates))
 
 
@@ -135,10 +140,11 @@ def _epoch_length(cfg: Config) -> int:
         ) from error
 
 
-def _epochs(cfg: Config, epoch_length: int) -> int:
+def _run_length(cfg: Config) -> tuple[int, int | None]:
+    """Epochs, and iterations of an iteration-based run, which MMEngine counts as one epoch."""
     train_cfg = cfg.get('train_cfg') or {}
     if train_cfg.get('max_epochs'):
-        return train_cfg['max_epochs']
+        return train_cfg['max_epochs'], None
     if train_cfg.get('max_iters'):
-        return -(-train_cfg['max_iters'] // epoch_length)
+        return 1, train_cfg['max_iters']
     raise InputError('train_cfg: it sets neither max_epochs nor max_iters, so the run has no length.')

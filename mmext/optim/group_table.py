@@ -130,7 +130,7 @@ def to_table(rows: Sequence[GroupRow]) -> Table:
     loaded = any(row.fresh is not None for row in rows)
     table = Table(title='Parameter groups', title_justify='left')
     table.add_column('part')
-    for heading in ('tensors', 'parameters', 'trainable', 'learning rate', '× base', 'weight decay'):
+    for heading in ('tensors', 'parameters', 'trainable', 'learning rate', 'x base', 'weight decay'):
         table.add_column(heading, justify='right')
     if loaded:
         table.add_column('loaded', justify='right')

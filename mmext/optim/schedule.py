@@ -26,7 +26,11 @@ class Moment:
 
 
 def dry_run(
-    scheduler_cfgs: Sequence[Mapping], rates: Sequence[float], max_epochs: int, epoch_length: int
+    scheduler_cfgs: Sequence[Mapping],
+    rates: Sequence[float],
+    max_epochs: int,
+    epoch_length: int,
+    max_iters: int | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Rates that MMEngine's own schedulers give, built and stepped as the Runner does it.
 
@@ -35,6 +39,7 @@ def dry_run(
         rates: base rate of each of the G groups.
         max_epochs: epochs of the run.
         epoch_length: iterations an epoch.
+        max_iters: length of an iteration-based run, which for MMEngine is one epoch whatever ``epoch_length`` is.
 
     Returns:
         Rates (I, G) of the I iterations; and a remark for each scheduler that follows a validation metric, which a dry run
@@ -43,21 +48,22 @@ def dry_run(
     groups = [dict(params=[torch.nn.Parameter(torch.zeros(1))], lr=rate) for rate in rates]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     schedulers, remarks = [], []
+    iterations = max_iters or max_epochs * epoch_length
     for cfg in scheduler_cfgs:
         cfg = copy.deepcopy(dict(cfg))
-        cfg.setdefault('end', max_epochs if cfg.get('by_epoch', True) else max_epochs * epoch_length)
+        cfg.setdefault('end', max_epochs if cfg.get('by_epoch', True) else iterations)
         scheduler = PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=optimizer, epoch_length=epoch_length))
         if isinstance(scheduler, ReduceOnPlateauParamScheduler):
             remarks.append(f'{cfg["type"]} follows {scheduler.monitor} of the validation: shown without its reductions.')
             remarks += _floor_remarks(scheduler, rates)
         else:
             schedulers.append(scheduler)
-    table = np.empty((max_epochs * epoch_length, len(rates)))
+    table = np.empty((iterations, len(rates)))
     for iteration in range(len(table)):
         table[iteration] = [group['lr'] for group in optimizer.param_groups]
         optimizer.step()
         for scheduler in schedulers:
-            if not scheduler.by_epoch or (iteration + 1) % epoch_length == 0:
+            if not scheduler.by_epoch or (not max_iters and (iteration + 1) % epoch_length == 0):
                 scheduler.step()
     return table, remarks
 

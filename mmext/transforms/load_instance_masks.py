@@ -3,6 +3,7 @@
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
+from mmext.data.coco_file import has_outline
 from mmext.errors import InputError
 from mmext.registry import TRANSFORMS
 
@@ -17,8 +18,8 @@ class LoadInstanceMasks(LoadAnnotations):
     ``PolygonMasks`` or ``BitmapMasks`` of N masks.
 
     Raises:
-        InputError: an instance without a segmentation, or an RLE of another size than its image; names the image and,
-            with mmext.CocoInstanceDataset, the annotation's id.
+        InputError: an instance without a segmentation or with no polygon of three points; an RLE of another size than
+            its image. Names the image and, with mmext.CocoInstanceDataset, the annotation's id.
     """
 
     def __init__(self, with_bbox: bool = True, with_label: bool = True, **kwargs):
@@ -28,11 +29,12 @@ class LoadInstanceMasks(LoadAnnotations):
 
     def _load_masks(self, results: dict) -> None:
         height, width = results['ori_shape']
-        for position, instance in enumerate(results['instances']):
-            if not instance.get('mask') and not instance['ignore_flag']:
+        for position, instance in enumerate(results.get('instances', [])):  # none in an image to predict
+            if not has_outline(instance.get('mask')) and not instance['ignore_flag']:
+                found = 'it is missing' if 'mask' not in instance else repr(instance['mask'])[:60]
                 raise InputError(
-                    f'{_where(results, position)} has no segmentation. Mask R-CNN needs an outline for every object: '
-                    'export the annotations with polygons or RLE.'
+                    f'{_where(results, position)} has no segmentation with an outline: {found}. Mask R-CNN needs one for '
+                    'every object: export the annotations with polygons or RLE.'
                 )
             mask = instance.get('mask') or []
             if isinstance(mask, dict) and list(mask.get('size', (height, width))) != [height, width]:

@@ -53,6 +53,28 @@ def test_a_quote_in_the_folders_name_is_no_trouble(own, tmp_path):
     assert Config.fromfile(odd / 'my.py').train_dataloader.dataset.ann_file == str(odd / 'train/annotations.json')
 
 
+def test_more_classes_than_the_recipe_can_be_drawn(own):
+    from mmdet.visualization import DetLocalVisualizer  # noqa: F401 - the palette's reader comes with it
+    from mmdet.visualization.palette import get_palette
+
+    for part in ('train', 'val'):
+        more = [{'id': 10 + i, 'name': f'class{i}'} for i in range(4)]
+        edit(own / part / 'annotations.json', lambda d, more=more: d['categories'].extend(more))
+    write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
+    metainfo = Config.fromfile(own / 'my.py').val_dataloader.dataset.metainfo
+    assert len(metainfo.classes) == 7
+    assert len(get_palette(metainfo.palette, 7)) == 7
+
+
+def test_what_training_drops_is_said(own):
+    edit(own / 'train/annotations.json', lambda d: d['annotations'][2].update(area=0))
+    lines = write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
+    assert any('MMDetection drops 1' in line and 'annotation 3' in line for line in lines)
+    edit(own / 'train/annotations.json', lambda d: [a.update(area=0) for a in d['annotations']])
+    with pytest.raises(InputError, match='would drop every annotation'):
+        write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
+
+
 def test_caps_follow_the_most_objects(own):
     def crowd(document):
         first = document['annotations'][0]

@@ -5,29 +5,11 @@ import re
 
 import cv2
 import pytest
+from conftest import QUICK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')
 KEY = 'optim_wrapper.paramwise_cfg.custom_keys'
-QUICK = ['train_cfg.max_epochs=1', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
-QUICK += ['val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'default_hooks.logger.interval=1']
-
-
-@pytest.fixture(scope='module')
-def run_folder(demo_config, tmp_path_factory):
-    """One epoch on two iterations of made data, started in an empty folder; the work_dir is elsewhere."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    here, there = tmp_path_factory.mktemp('start here'), tmp_path_factory.mktemp('work dir')
-    command = [Path(sys.executable).parent / 'mim', 'train', 'mmdet', demo_config, '--work-dir', there]
-    command += ['--cfg-options', f'{KEY}.roi_head.lr_mult=15', f'{KEY}.mask_head.lr_mult=3', *QUICK]
-    done = subprocess.run(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    (there / 'console.txt').write_text(done.stdout)
-    assert list(here.iterdir()) == []  # nothing is left where it was started
-    return there
 
 
 def test_a_short_key_raises_both_heads_and_a_longer_one_refines_it(run_folder):
@@ -83,10 +65,21 @@ def test_resuming_goes_on_after_the_last_epoch(run_folder, demo_config, run_comm
 
 def test_a_misspelt_part_stops_with_the_right_name(demo_config, run_command, tmp_path):
     option = f'{KEY}.mask_haed.lr_mult=15'
-    done = run_command(
-        'mim', 'train', 'mmdet', demo_config, '--work-dir', tmp_path / 'w', '--cfg-options', option, status=1
-    )
+    done = run_command('mim', 'train', 'mmdet', demo_config, '--work-dir', tmp_path / 'w', '--cfg-options', option, status=1)
     assert (
         "custom_keys: 'mask_haed' matches no parameter. The model has: backbone, neck, rpn_head, bbox_head, mask_head. "
         "Did you mean 'mask_head'?"
     ) in done.stdout
+
+
+def test_the_hook_reads_checkpoints_where_the_config_was_read_before_torch(run_folder, demo_config, run_command, tmp_path):
+    code = (
+        'import sys, warnings; warnings.simplefilter("ignore")\n'
+        'from mmengine.config import Config\n'
+        'cfg = Config.fromfile(sys.argv[1])\n'
+        'assert "torch" not in sys.modules\n'
+        'from mmengine.runner import Runner\n'
+        'cfg.load_from, cfg.work_dir = sys.argv[2:]\n'
+        'Runner.from_cfg(cfg).test()\n'
+    )
+    run_command('python', '-c', code, demo_config, run_folder / 'epoch_1.pth', tmp_path / 'test')

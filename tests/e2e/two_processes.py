@@ -11,15 +11,17 @@ config, work_dir = sys.argv[1:]
 dist.init_process_group('gloo')  # MMEngine's own start-up asks for CUDA
 torch.set_num_threads(1)
 cfg = Config.fromfile(config)
-cfg.merge_from_dict({
-    'work_dir': work_dir,
-    'launcher': 'pytorch',
-    'env_cfg.dist_cfg.backend': 'gloo',
-    'train_cfg.max_epochs': 1,
-    'train_dataloader.batch_size': 2,
-    'default_hooks.logger.interval': 1,
-    'randomness': {'seed': 0},
-})
+cfg.merge_from_dict(
+    {
+        'work_dir': work_dir,
+        'launcher': 'pytorch',
+        'env_cfg.dist_cfg.backend': 'gloo',
+        'train_cfg.max_epochs': 1,
+        'train_dataloader.batch_size': 2,
+        'default_hooks.logger.interval': 1,
+        'randomness': {'seed': 0},
+    }
+)
 for loader in (cfg.train_dataloader, cfg.val_dataloader):
     loader.num_workers = 0
     loader.persistent_workers = False

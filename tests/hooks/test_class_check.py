@@ -16,6 +16,11 @@ def test_misspelt_class_is_named_with_both_sides():
     assert "category 'Fiber' of a.json has 4 annotations and is not in the config, so they would be dropped" in second
 
 
+def test_a_missing_comma_is_named():
+    (only,) = class_mistakes('Fiber', COUNTS, 'a.json')
+    assert "Add a comma: classes=('Fiber',)" in only
+
+
 def test_other_order_is_a_mistake():
     (only,) = class_mistakes(('Film', 'Fragment', 'Fiber'), COUNTS, 'a.json')
     assert 'lists the classes as Fiber, Fragment, Film, the config as Film, Fragment, Fiber' in only

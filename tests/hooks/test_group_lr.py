@@ -18,7 +18,7 @@ def test_group_without_a_name_says_what_to_set():
 def test_suffixed_group_is_logged_only_where_its_rate_differs():
     groups = [('neck', 1.0), ('neck.norm', 1.0), ('neck.bias', 2.0), ('lost.bias', 3.0)]
     rates = group_rates([{'name': name, 'lr': rate} for name, rate in groups])
-    assert rates == {'neck_lr': 1.0, 'neck.bias_lr': 2.0, 'lost.bias_lr': 3.0}
+    assert rates == {'neck_lr': 1.0, 'neck.bias_lr': 2.0, 'lost_lr': 3.0}
 
 
 def test_every_logged_line_has_every_rate(train_tiny):

@@ -26,6 +26,16 @@ def test_dry_run_equals_a_real_run(train_tiny):
     assert table.tolist() == [[line['backbone_lr'], line['mask_head_lr']] for line in lines]
 
 
+def test_dry_run_of_an_iteration_based_run_equals_a_real_one(train_tiny):
+    cfgs = [WARM, COSINE | {'eta_min_ratio': 0.01}]
+    hooks = {'group_lr': {'type': 'mmext.GroupLRHook'}}
+    loop = {'type': 'IterBasedTrainLoop', 'max_iters': 23, 'val_interval': 100}
+    keys = {'mask_head': {'lr_mult': 10}}
+    _, lines = train_tiny(keys, hooks, images=10, lr=1e-3, param_scheduler=cfgs, train_cfg=loop)
+    table, _ = dry_run(cfgs, RATES, 1, 10, max_iters=23)
+    assert table.tolist() == [[line['backbone_lr'], line['mask_head_lr']] for line in lines]
+
+
 def test_milestones_are_shown():
     cfgs = [{'type': 'MultiStepLR', 'by_epoch': True, 'milestones': [8, 11], 'gamma': 0.1}]
     found = moments(dry_run(cfgs, RATES, 12, 5)[0])

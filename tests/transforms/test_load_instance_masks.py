@@ -91,12 +91,17 @@ def test_image_without_objects(tmp_path):
     assert found['gt_bboxes'].tensor.shape == (0, 4)
 
 
+def test_image_to_predict_has_no_instances(tmp_path):
+    found = LoadInstanceMasks()({'ori_shape': (HEIGHT, WIDTH), 'img_id': 0})
+    assert len(found['gt_masks']) == 0
+
+
 def test_crowd_without_a_mask_is_ignored_and_no_error(tmp_path):
     found = load(tmp_path, [annotation([SQUARE]), annotation(None, iscrowd=1)])
     assert found['gt_ignore_flags'].tolist() == [False, True]
 
 
-@pytest.mark.parametrize('segmentation', [None, [], {}])
+@pytest.mark.parametrize('segmentation', [None, [], {}, [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]]])
 def test_missing_segmentation_names_image_and_annotation(tmp_path, segmentation):
     with pytest.raises(InputError, match=r'image 1 \(.*a.png\): annotation 12 has no segmentation.*polygons or RLE'):
         load(tmp_path, [annotation([SQUARE]), annotation(segmentation)])

@@ -1,0 +1,7 @@
+# Changes: one rate, 2e-3, for all parts.
+# Why:     S0's account of small masks: a rate that suits the pretrained parts is too low for the new ones.
+# Cost:    none.
+# Source:  S0; what it reaches, with its spread: docs/demo.md.
+_base_ = './mask-rcnn_r18_fpn_finetune_demo.py'
+
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(_delete_=True)))

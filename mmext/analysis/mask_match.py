@@ -1,0 +1,58 @@
+"""Predicted masks against the ground truth's, pair by pair, on RLE. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+BOX_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Objects:
+    """N instances of one image: ``boxes`` (N, 4) as x, y, width, height in pixels; ``rles``; ``labels``, ``scores`` (N,)."""
+
+    boxes: np.ndarray
+    rles: Sequence[dict]
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A matched pair: indices, |prediction ∩ GT| / |prediction ∪ GT|, and coverage |prediction ∩ GT| / |GT|."""
+
+    truth: int
+    prediction: int
+    mask_iou: float
+    coverage: float
+
+
+def match(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> list[Pair]:
+    """One-to-one pairs of the same class, best score first, each with the free object of highest box IoU.
+
+    Args:
+        truth: ground truth, without crowd regions.
+        prediction: detections with scores.
+        box_iou: least box IoU of a pair.
+
+    Returns:
+        The pairs; what is in none of them is a missed object or a false detection.
+    """
+    if not len(truth.labels) or not len(prediction.labels):
+        return []
+    overlaps = coco_mask.iou(prediction.boxes.astype(float), truth.boxes.astype(float), [0] * len(truth.labels))
+    free = np.ones(len(truth.labels), bool)
+    pairs = []
+    for i in np.argsort(-prediction.scores, kind='stable'):
+        candidates = np.where(free & (truth.labels == prediction.labels[i]), overlaps[i], -1)
+        best = int(candidates.argmax())
+        if candidates[best] < box_iou:
+            continue
+        free[best] = False
+        iou = coco_mask.iou([prediction.rles[i]], [truth.rles[best]], [0])[0, 0]
+        # against a crowd region pycocotools divides by the first one's area: turned round, that is the coverage
+        covered = coco_mask.iou([truth.rles[best]], [prediction.rles[i]], [1])[0, 0]
+        pairs.append(Pair(best, int(i), float(iou), float(covered)))
+    return pairs

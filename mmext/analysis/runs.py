@@ -1,0 +1,150 @@
+"""Reading a work_dir: what a run was told to do and what its log says. MMDetection's own runs are read too. No torch."""
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# what the Runner acts on; a dumped config also holds the variables that it was written with
+_SETTINGS = (
+    'model',
+    'train_dataloader',
+    'val_dataloader',
+    'val_evaluator',
+    'train_cfg',
+    'val_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'auto_scale_lr',
+    'default_hooks',
+    'custom_hooks',
+    'randomness',
+    'load_from',
+)
+# of where files lie the last two names count: data sets are told apart, machines are not
+_PLACES = ('ann_file', 'data_root', 'img', 'load_from')
+_OUTPUTS = ('out_dir', 'work_dir')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: ``config`` dotted key to value; ``train`` and ``val`` the lines of its JSON log; ``problem`` in words, when
+    something of it cannot be read."""
+
+    path: Path
+    config: dict[str, object] = field(default_factory=dict)
+    train: tuple[dict, ...] = ()
+    val: tuple[dict, ...] = ()
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def best(self, metric: str) -> float | None:
+        """Highest value of a validation metric such as ``coco/segm_mAP``; None when it was never measured."""
+        return max((line[metric] for line in self.val if metric in line), default=None)
+
+    def last(self, metric: str) -> float | None:
+        """Value of a validation metric at the last validation that has it."""
+        return next((line[metric] for line in reversed(self.val) if metric in line), None)
+
+
+def read_run(work_dir: str | Path) -> Run:
+    """Read a work_dir. Of several starts a resumed one goes on from the earlier, one from the beginning takes its place.
+
+    Never raises: what is wrong stands in ``problem``.
+    """
+    work_dir = Path(work_dir)
+    if not work_dir.is_dir():
+        return Run(work_dir, problem='there is no such folder')
+    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    if not logs:
+        return Run(work_dir, problem='no run in it: there is no */vis_data/scalars.json')
+    problem, train, val, config_file = None, (), (), logs[-1].with_name('config.py')
+    for log in logs:
+        lines, unreadable = _read_lines(log)
+        if unreadable:
+            problem = f'{unreadable} lines of {log.parent.parent.name} cannot be read'
+        trained = tuple(line for line in lines if 'loss' in line)
+        if trained:
+            validated = tuple(line for line in lines if any(key.startswith('coco/') for key in line))
+            train, val = _resumed(train, trained, 'epoch') + trained, _resumed(val, trained, 'step') + validated
+            config_file = log.with_name('config.py')
+    try:
+        config = flatten(read_config(config_file))
+    except (OSError, SyntaxError, ValueError) as error:
+        config, problem = {}, f'its config cannot be read: {error}'
+    if not train:
+        problem = problem or 'it has not logged a training step'
+    return Run(work_dir, config, train, val, problem)
+
+
+def _resumed(before: tuple[dict, ...], trained: tuple[dict, ...], key: str) -> tuple[dict, ...]:
+    """What an earlier start of a run has before the epoch with which this one begins: nothing when it begins anew."""
+    first = trained[0].get('epoch', 1)
+    return tuple(line for line in before if line.get(key, first) < first)
+
+
+def _read_lines(log: Path) -> tuple[list[dict], int]:
+    """The numbers of each line of a JSON log, and how many lines are broken: a run that was killed leaves half a line."""
+    lines, unreadable = [], 0
+    for text in log.read_text(errors='replace').splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            unreadable += 1
+            continue
+        if isinstance(line, dict):
+            lines.append({k: v for k, v in line.items() if isinstance(v, (int, float)) and not isinstance(v, bool)})
+        else:
+            unreadable += 1
+    return lines, unreadable
+
+
+def read_config(path: Path) -> dict:
+    """The settings of a config as MMEngine dumps it: literals and ``dict(...)``, evaluated without running the file.
+
+    Raises:
+        OSError, SyntaxError: the file cannot be read or is not Python.
+        ValueError: something other than a literal stands in it.
+    """
+    settings = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            settings[node.targets[0].id] = _literal(node.value)
+    return settings
+
+
+def _literal(node: ast.AST) -> object:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)
+
+
+def flatten(settings: dict) -> dict[str, object]:
+    """``{'optim_wrapper.optimizer.lr': 0.002, ...}`` of what the Runner acts on, without places and test settings."""
+    return {
+        key: value
+        for name in _SETTINGS
+        if name in settings
+        for key, value in _dotted(name, settings[name])
+        if key.rpartition('.')[2] not in _OUTPUTS
+    }
+
+
+def _dotted(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _dotted(f'{prefix}.{key}', inner)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for position, inner in enumerate(value):
+            yield from _dotted(f'{prefix}.{position}', inner)
+    else:
+        place = prefix.rpartition('.')[2] in _PLACES and isinstance(value, str)
+        yield prefix, '/'.join(value.rstrip('/').split('/')[-2:]) if place else value

@@ -1,0 +1,45 @@
+import cv2
+import numpy as np
+import pytest
+
+from mmext.console import plain
+from mmext.demo_report import draw, evaluate, ground_truth, to_table
+from mmext.errors import InputError
+
+
+@pytest.fixture(scope='module')
+def evaluated(run_folder):
+    return evaluate(run_folder)
+
+
+def test_table_has_the_runs_own_metrics(evaluated):
+    result, files, truths = evaluated
+    assert len(files) == len(truths) == len(result.predictions) == 4
+    assert result.metrics['mask AP'] == result.run.last('coco/segm_mAP')
+    assert 0 <= result.matched <= result.objects == sum(len(truth.labels) for truth in truths)
+    if result.matched:
+        assert 0 < result.mask_iou <= result.coverage <= 1
+    text = plain(to_table([result]))
+    assert f'{result.matched} of {result.objects}' in text
+
+
+def test_picture_is_drawn(evaluated, tmp_path):
+    result, files, truths = evaluated
+    draw([result, result], files, truths, tmp_path / 'masks.png', images=3)
+    picture = cv2.imread(str(tmp_path / 'masks.png'))
+    assert picture.shape[1] > picture.shape[0] > 200
+    assert picture.std() > 10
+
+
+def test_ground_truth_is_that_of_the_file(demo_config):
+    from mmengine.config import Config
+
+    files, truths = ground_truth(Config.fromfile(demo_config).val_dataloader.dataset)
+    assert all(cv2.imread(file) is not None for file in files)
+    assert all(len(truth.rles) == len(truth.boxes) for truth in truths)
+    assert np.concatenate([truth.labels for truth in truths]).max() == 2
+
+
+def test_a_run_without_a_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(InputError, match='no run in it'):
+        evaluate(tmp_path)
