@@ -139,7 +139,7 @@ def compare(ctx, work_dirs: tuple[Path, ...], json_file: Path | None) -> None:
     """
     import json
 
-    from mmext.analysis.compare import difference_table, result_table, to_record
+    from mmext.analysis.compare import difference_table, loss_table, result_table, to_record
     from mmext.analysis.runs import read_run
     from mmext.console import console
 
@@ -150,6 +150,7 @@ def compare(ctx, work_dirs: tuple[Path, ...], json_file: Path | None) -> None:
     out = console()
     if readable:
         out.print(result_table(readable))
+        out.print(loss_table(readable))
         differences = difference_table(readable)
         if differences:
             out.print(differences)

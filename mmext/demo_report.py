@@ -1,5 +1,7 @@
 """The end of `make demo`: one table and one picture of the same images under several runs."""
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +44,14 @@ def evaluate(work_dir: Path) -> tuple[Result, list[str], list[Objects]]:
     """
     from mmdet.apis import inference_detector, init_detector
     from mmengine.config import Config
-    from mmengine.logging import MMLogger
     from pycocotools import mask as coco_mask
 
     run = read_run(work_dir)
     if not run.train or not (work_dir / 'last_checkpoint').is_file():
         raise InputError(f'{work_dir}: {run.problem or "it has no checkpoint"}. Run `make demo` again.')
-    MMLogger.get_instance('demo', log_level='ERROR')
     cfg = Config.fromfile(next(path for path in work_dir.glob('*.py')))
-    model = init_detector(cfg, (work_dir / 'last_checkpoint').read_text().strip(), device='cpu')
+    with contextlib.redirect_stdout(io.StringIO()):  # MMEngine says what it loads
+        model = init_detector(cfg, (work_dir / 'last_checkpoint').read_text().strip(), device='cpu')
     files, truths = ground_truth(cfg.val_dataloader.dataset)
     predictions = []
     for found in inference_detector(model, files):
@@ -101,6 +102,26 @@ def to_table(results: Sequence[Result]) -> Table:
         cells = ['-' if value is None else f'{value:.3f}' for value in result.metrics.values()]
         cells += [f'{result.mask_iou:.3f}', f'{result.coverage:.3f}', f'{result.matched} of {result.objects}']
         table.add_row(result.run.name, *cells)
+    return table
+
+
+def spread_table(results: Sequence[Result], seed_mark: str = '-seed') -> Table:
+    """Over the seeds of each setting: mean, and least to most."""
+    settings: dict[str, list[Result]] = {}
+    for result in results:
+        settings.setdefault(result.run.name.partition(seed_mark)[0], []).append(result)
+    table = Table(title='Over the seeds: mean (least-most)', title_justify='left')
+    table.add_column('setting')
+    table.add_column('seeds', justify='right')
+    columns = {name: (lambda result, name=name: result.metrics[name]) for name in ('box AP', 'mask AP')}
+    columns |= {'mask IoU': lambda result: result.mask_iou, 'coverage': lambda result: result.coverage}
+    columns['found'] = lambda result: result.matched / result.objects
+    for heading in columns:
+        table.add_column(heading, justify='right')
+    for name, of_setting in settings.items():
+        values = [[value(result) for result in of_setting] for value in columns.values()]
+        cells = [f'{np.mean(v):.3f} ({min(v):.2f}-{max(v):.2f})' for v in values]
+        table.add_row(name, str(len(of_setting)), *cells)
     return table
 
 

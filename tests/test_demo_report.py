@@ -1,9 +1,12 @@
+from dataclasses import replace
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from mmext.console import plain
-from mmext.demo_report import draw, evaluate, ground_truth, to_table
+from mmext.demo_report import draw, evaluate, ground_truth, spread_table, to_table
 from mmext.errors import InputError
 
 
@@ -21,6 +24,20 @@ def test_table_has_the_runs_own_metrics(evaluated):
         assert 0 < result.mask_iou <= result.coverage <= 1
     text = plain(to_table([result]))
     assert f'{result.matched} of {result.objects}' in text
+
+
+def test_spread_is_over_the_seeds_of_a_setting(evaluated):
+    result = evaluated[0]
+    seeds = [
+        replace(
+            result, run=replace(result.run, path=Path(name)), metrics=dict.fromkeys(result.metrics, value), mask_iou=value
+        )
+        for name, value in (('low-seed0', 0.2), ('low-seed1', 0.4), ('high-seed0', 0.5))
+    ]
+    text = plain(spread_table(seeds))
+    assert '0.300 (0.20-0.40)' in text
+    assert text.count('low') == 1
+    assert '0.500' in text
 
 
 def test_picture_is_drawn(evaluated, tmp_path):

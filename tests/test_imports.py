@@ -42,7 +42,7 @@ def test_imports_go_one_way(path):
     for name in imports_of(path):
         if name.split('.')[0] != 'mmext':
             continue
-        second = name.split('.')[1]
+        second = f'{name}.'.split('.')[1]
         theirs = second if any(second in layer for layer in LAYERS) else '__init__'
         if mine == theirs:
             continue

@@ -67,13 +67,15 @@ def main() -> None:
     print(f'Trained in {time.monotonic() - begin:.0f} s.\n', flush=True)
 
     from mmext.console import console
-    from mmext.demo_report import draw, evaluate, to_table
+    from mmext.demo_report import draw, evaluate, spread_table, to_table
 
     results = []
     for work_dir in folders:
         result, files, truths = evaluate(work_dir)
         results.append(result)
     console().print(to_table(results))
+    if len(arguments.seeds) > 1:
+        console().print(spread_table(results))
     picture = arguments.work_dirs / 'masks.png'
     draw(results[: len(RUNS)], files, truths, picture)
     print(f'\nPicture:  {picture}\nCompare:  mmext compare {" ".join(map(str, folders))}')

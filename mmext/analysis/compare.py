@@ -54,20 +54,30 @@ def to_record(runs: Sequence[Run]) -> dict:
 
 
 def result_table(runs: Sequence[Run]) -> Table:
-    """Best metrics and final losses with their shares, a row a run."""
+    """Best metrics, a row a run."""
+    table = Table(title='Best validation', title_justify='left')
+    table.add_column('run', overflow='fold')
+    for heading in ('epochs', *_RESULTS):
+        table.add_column(heading, justify='right')
+    for row in map(summary, runs):
+        table.add_row(row['run'], _number(row['epoch'], '.0f'), *(_number(row['best'][name], '.3f') for name in _RESULTS))
+    return table
+
+
+def loss_table(runs: Sequence[Run]) -> Table:
+    """Losses of each run's last log line with their shares of the total, a row a run."""
     rows = [summary(run) for run in runs]
     families = list(dict.fromkeys(family for row in rows for family in row['losses']))
-    table = Table(title='Results: best APs; losses and their shares on the last log line', title_justify='left')
-    table.add_column('run')
-    for heading in ('epoch', *_RESULTS, 'loss', *families):
-        table.add_column(heading, justify='right')
+    table = Table(title='Last log line: loss and share of the total', title_justify='left')
+    table.add_column('run', overflow='fold')
+    for heading in ('total', *families):
+        table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
-        cells = [row['run'], _number(row['epoch'], '.0f'), *(_number(row['best'][name], '.3f') for name in _RESULTS)]
-        cells.append(_number(row['loss'], '.4f'))
+        cells = [_number(row['loss'], '.3f')]
         for family in families:
             loss, share = row['losses'].get(family), row['shares'].get(family)
-            cells.append(MISSING if loss is None else _number(loss, '.3f') + (f' {share:.0%}' if share is not None else ''))
-        table.add_row(*cells)
+            cells.append(_number(loss, '.3f') + (f' {share:.0%}' if share is not None else ''))
+        table.add_row(row['run'], *cells)
     return table
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmext.analysis.compare import config_differences, difference_table, result_table, to_record
+from mmext.analysis.compare import config_differences, difference_table, loss_table, result_table, to_record
 from mmext.analysis.runs import flatten, read_config, read_run
 from mmext.console import plain
 
@@ -34,7 +34,7 @@ def test_two_runs_side_by_side(tmp_path):
     assert record['runs'][0]['best']['mask AP'] == 0.25
     assert record['runs'][0]['shares'] == {'mask': 0.25, 'cls': 0.75}
     assert record['runs'][1]['best']['mask AP'] is None
-    text = plain(result_table(runs)) + plain(difference_table(runs))
+    text = plain(result_table(runs)) + plain(loss_table(runs)) + plain(difference_table(runs))
     for words in ('one', '0.250', '25%', 'optim_wrapper.optimizer.lr', '0.1'):
         assert words in text
     assert difference_table([runs[0], runs[0]]) is None
@@ -103,6 +103,7 @@ def test_any_log_and_any_config_are_read(tmp_path_factory, lines, config):
     read = read_run(run)
     to_record([read])
     result_table([read])
+    loss_table([read])
 
 
 def test_a_stock_run_is_read(demo_config, run_command, tmp_path):
