@@ -5,8 +5,10 @@ Usage: python tools/demo.py [--seeds 0 1 2] [--work-dirs work_dirs/demo]
 """
 
 import argparse
+import collections
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -29,9 +31,9 @@ def train(name: str, seed: int, work_dir: Path, with_groups: bool) -> None:
     """Train one run through `mim train mmdet`; show the table of groups and the block of each epoch."""
     command = [str(Path(sys.executable).parent / 'mim'), 'train', 'mmdet', str(ROOT / 'configs/demo' / RUNS[name])]
     command += ['--work-dir', str(work_dir), '--cfg-options', f'randomness.seed={seed}']
-    print('$', ' '.join([Path(command[0]).name, *command[1:]]), flush=True)
+    print('$', shlex.join([Path(command[0]).name, *map(_from_here, command[1:])]), flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
-    show = False
+    show, last = False, collections.deque(maxlen=15)
     environment = {**os.environ, 'PYTHONUTF8': '1', 'COLUMNS': '120'}
     with (work_dir / 'console.txt').open('w', encoding='utf-8') as console:
         process = subprocess.Popen(
@@ -39,6 +41,7 @@ def train(name: str, seed: int, work_dir: Path, with_groups: bool) -> None:
         )
         for line in process.stdout:
             console.write(line)
+            last.append(line)
             if _GROUP_LINES.match(line):
                 show = with_groups
             elif _BLOCK_LINES.match(line):
@@ -48,7 +51,13 @@ def train(name: str, seed: int, work_dir: Path, with_groups: bool) -> None:
             if show:
                 print(line, end='', flush=True)
     if process.wait():
-        sys.exit(f'{name} failed; its whole output is in {work_dir / "console.txt"}')
+        sys.exit(f'{"".join(last)}\n{name} failed; its whole output is in {work_dir / "console.txt"}')
+
+
+def _from_here(path: str | Path) -> str:
+    """An absolute path under the working directory as it can be typed; anything else as it is."""
+    here = f'{Path.cwd()}{os.sep}'
+    return str(path).removeprefix(here)
 
 
 def main() -> None:
@@ -78,8 +87,10 @@ def main() -> None:
         console().print(spread_table(results))
     picture = arguments.work_dirs / 'masks.png'
     draw(results[: len(RUNS)], files, truths, picture)
-    print(f'\nPicture:  {picture}\nCompare:  mmext compare {" ".join(map(str, folders))}')
-    print(f'Curves:   tensorboard --logdir {arguments.work_dirs}\nPage:     docs/demo.md')
+    print(f'\nPicture:  {_from_here(picture)}')
+    print('Compare: ', shlex.join(['mmext', 'compare', *map(_from_here, folders)]))
+    print('Curves:  ', shlex.join(['tensorboard', '--logdir', _from_here(arguments.work_dirs)]))
+    print('Page:     docs/demo.md')
 
 
 if __name__ == '__main__':

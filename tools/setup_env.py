@@ -162,22 +162,13 @@ class Setup:
             )
             source = folder / 'build' / f'mmcv-{MMCV}'
             if not (source / 'setup.py').is_file():
-                self.pip(
-                    'mmcv',
-                    [
-                        'download',
-                        '--no-deps',
-                        '--no-binary',
-                        'mmcv',
-                        '--no-build-isolation',
-                        '-d',
-                        str(folder / 'build'),
-                        f'mmcv=={MMCV}',
-                    ],
-                    'look whether the package index is reached',
-                )
+                download = ['download', '--no-deps', '--no-binary', 'mmcv', '--no-build-isolation']
+                download += ['-d', str(source.parent), f'mmcv=={MMCV}']
+                self.pip('mmcv', download, 'look whether the package index is reached')
                 with tarfile.open(next((folder / 'build').glob('mmcv-*.tar.gz'))) as archive:
-                    archive.extractall(folder / 'build', filter='data')
+                    archive.extractall(folder / 'unpacked', filter='data')
+                (folder / 'unpacked' / source.name).rename(source)  # at once: what is there is whole
+                (folder / 'unpacked').rmdir()
             made = folder / 'made'
             jobs = os.environ.get('MAX_JOBS') or str(os.cpu_count() or 1)
             environment = {**os.environ, 'MMCV_WITH_OPS': '1', 'MAX_JOBS': jobs}
