@@ -10,15 +10,9 @@ import numpy as np
 from rich.table import Table
 
 from mmext.analysis.mask_match import Objects, match
-from mmext.analysis.runs import Run, read_run
+from mmext.analysis.runs import AP_METRICS, Run, read_run
 from mmext.errors import InputError
 
-_METRICS = {
-    'box AP': 'coco/bbox_mAP',
-    'box AP50': 'coco/bbox_mAP_50',
-    'mask AP': 'coco/segm_mAP',
-    'mask AP50': 'coco/segm_mAP_50',
-}
 _SCORE = 0.5  # the picture shows detections from here on
 _COLOURS = ((0, 114, 178), (213, 94, 0), (204, 121, 167))  # Okabe and Ito, told apart by the colour-blind
 
@@ -62,7 +56,7 @@ def evaluate(work_dir: Path) -> tuple[Result, list[str], list[Objects]]:
     pairs = [pair for truth, prediction in zip(truths, predictions, strict=True) for pair in match(truth, prediction)]
     result = Result(
         run=run,
-        metrics={name: run.last(metric) for name, metric in _METRICS.items()},
+        metrics={name: run.last(metric) for name, metric in AP_METRICS.items()},
         mask_iou=float(np.mean([pair.mask_iou for pair in pairs])) if pairs else float('nan'),
         coverage=float(np.mean([pair.coverage for pair in pairs])) if pairs else float('nan'),
         matched=len(pairs),
@@ -96,7 +90,7 @@ def to_table(results: Sequence[Result]) -> Table:
     """The demo's last table: one row a run."""
     table = Table(title='After the same 120 iterations on the same 60 images', title_justify='left')
     table.add_column('run')
-    for heading in (*_METRICS, 'mask IoU', 'coverage', 'objects found'):
+    for heading in (*AP_METRICS, 'mask IoU', 'coverage', 'objects found'):
         table.add_column(heading, justify='right')
     for result in results:
         cells = ['-' if value is None else f'{value:.3f}' for value in result.metrics.values()]

@@ -4,17 +4,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from mmext.analysis.runs import Run
+from mmext.analysis.runs import AP_METRICS, Run
 from mmext.analysis.shares import by_family, shares
 
 SCHEMA_VERSION = 1
 MISSING = '-'
-_RESULTS = {
-    'box AP': 'coco/bbox_mAP',
-    'box AP50': 'coco/bbox_mAP_50',
-    'mask AP': 'coco/segm_mAP',
-    'mask AP50': 'coco/segm_mAP_50',
-}
 
 
 def config_differences(runs: Sequence[Run]) -> dict[str, list[object]]:
@@ -33,7 +27,7 @@ def summary(run: Run) -> dict:
         'problem': run.problem,
         'epoch': last.get('epoch'),
         'iteration': last.get('step', last.get('iter')),
-        'best': {name: run.best(metric) for name, metric in _RESULTS.items()},
+        'best': {name: run.best(metric) for name, metric in AP_METRICS.items()},
         'loss': last.get('loss'),
         'losses': by_family(last),
         'shares': shares(last),
@@ -57,10 +51,10 @@ def result_table(runs: Sequence[Run]) -> Table:
     """Best metrics, a row a run."""
     table = Table(title='Best validation', title_justify='left')
     table.add_column('run', overflow='fold')
-    for heading in ('epochs', *_RESULTS):
+    for heading in ('epochs', *AP_METRICS):
         table.add_column(heading, justify='right')
     for row in map(summary, runs):
-        table.add_row(row['run'], _number(row['epoch'], '.0f'), *(_number(row['best'][name], '.3f') for name in _RESULTS))
+        table.add_row(row['run'], _number(row['epoch'], '.0f'), *(_number(row['best'][name], '.3f') for name in AP_METRICS))
     return table
 
 

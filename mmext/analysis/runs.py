@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# what we call a metric, and its key in the log
+AP_METRICS = {
+    'box AP': 'coco/bbox_mAP',
+    'box AP50': 'coco/bbox_mAP_50',
+    'mask AP': 'coco/segm_mAP',
+    'mask AP50': 'coco/segm_mAP_50',
+}
 # what the Runner acts on; a dumped config also holds the variables that it was written with
 _SETTINGS = (
     'model',

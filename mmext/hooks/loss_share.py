@@ -9,18 +9,12 @@ from mmengine.model import is_model_wrapper
 from rich.table import Table
 from torch import nn
 
+from mmext.analysis.runs import AP_METRICS
 from mmext.analysis.shares import ORIENTATION, bands_hold, by_family, family_of, shares, unweighted
 from mmext.console import tell
 from mmext.registry import HOOKS
 
-# validation metrics of the block: what they are called there, and by whom
-_METRICS = {
-    'box AP': 'coco/bbox_mAP',
-    'box AP50': 'coco/bbox_mAP_50',
-    'mask AP': 'coco/segm_mAP',
-    'mask AP50': 'coco/segm_mAP_50',
-    'validation loss': 'val_loss',
-}
+_METRICS = AP_METRICS | {'validation loss': 'val_loss'}
 
 
 def loss_weights(model: nn.Module) -> dict[str, float]:

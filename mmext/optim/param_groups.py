@@ -191,8 +191,8 @@ class NamedParamGroupConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module):
         model = getattr(model, 'module', model)
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        raise_all(find_mistakes(self.paramwise_cfg, list(names.values()), self.optimizer_cfg))
+        names = [name for name, _ in model.named_parameters()]
+        raise_all(find_mistakes(self.paramwise_cfg, names, self.optimizer_cfg))
         first_argument = next(iter(inspect.signature(_optimizer_class(self.optimizer_cfg)).parameters))
         optimizer: Optimizer = OPTIMIZERS.build({**self.optimizer_cfg, first_argument: self.named_groups(model)})
         if self.base_lr:
