@@ -40,3 +40,21 @@ def recipe(name: str) -> str:
 
         raise InputError(f'recipe: {name!r} is not a recipe. {did_you_mean(name, found)}There are: {", ".join(found)}.')
     return str(path)
+
+
+def base(name: str) -> str:
+    """Path of a shipped base, to stand beside a config: ``_base_ = ['./my.py', __import__('mmext').base('cpu_ddp')]``.
+
+    Args:
+        name: path under ``configs/_base_`` without ``.py``.
+
+    Raises:
+        InputError: when there is no such base; the message lists the names.
+    """
+    folder = config_root() / '_base_'
+    found = {path.relative_to(folder).with_suffix('').as_posix(): path for path in sorted(folder.rglob('*.py'))}
+    if name not in found:
+        from mmext.errors import InputError, did_you_mean
+
+        raise InputError(f'base: {name!r} is not a base. {did_you_mean(name, found)}There are: {", ".join(found)}.')
+    return str(found[name])
