@@ -1,3 +1,5 @@
+import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+count = itertools.count()
 
 
 @pytest.fixture(scope='session')
@@ -66,24 +69,57 @@ def run_command(tmp_path):
 @pytest.fixture
 def train_tiny(tmp_path):
     """Train a model of two layers with the real Runner; returns the Runner and the lines of its JSON log."""
+    import random
+
+    import numpy as np
     import torch
+    from mmengine.config import Config
+    from mmengine.evaluator import BaseMetric
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
 
     class Tiny(BaseModel):
-        def __init__(self, losses, mask_weight, scale, rename):
+        def __init__(self, losses, mask_weight, scale, rename, norm):
             super().__init__()
             self.backbone = torch.nn.Linear(2, 4)
+            self.neck = torch.nn.BatchNorm1d(4) if norm else torch.nn.Identity()
             self.mask_head = torch.nn.Linear(4, 1)
             self.losses, self.scale, self.rename = losses, scale, rename
             self.mask_head.loss_mask = torch.nn.Identity()
             self.mask_head.loss_mask.loss_weight = mask_weight
 
         def forward(self, inputs, mode='loss'):
-            inputs = inputs * self.scale
-            value = self.mask_head(self.backbone(inputs)).square().mean()
-            losses = {'loss_mask': self.mask_head.loss_mask.loss_weight * value, 'loss_cls': (value - 1).square()}
+            values = self.mask_head(self.neck(self.backbone(inputs * self.scale)))
+            if mode == 'predict':
+                return list(values)
+            value = values.square().mean()
+            losses = {
+                'loss_mask': self.mask_head.loss_mask(self.mask_head.loss_mask.loss_weight * value),
+                'loss_cls': (value - 1).square(),
+            }
             return {self.rename.get(f'loss_{name}', f'loss_{name}'): losses[f'loss_{name}'] for name in self.losses}
+
+    class Images(torch.utils.data.Dataset):
+        """Points whose last digits are drawn from all three generators when ``noisy``."""
+
+        def __init__(self, number, noisy):
+            self.number, self.noisy = number, noisy
+
+        def __len__(self):
+            return self.number
+
+        def __getitem__(self, i):
+            noise = (random.random() + np.random.rand() + torch.rand(()).item()) * 0.01 if self.noisy else 0.0
+            return {'inputs': torch.ones(2) * i / self.number + noise}
+
+    class Size(BaseMetric):
+        """Mean size of the predictions: falls as the model learns that all are zero."""
+
+        def process(self, data_batch, data_samples):
+            self.results += [float(value.abs()) for value in data_samples]
+
+        def compute_metrics(self, results):
+            return {'size': sum(results) / len(results)}
 
     def train(
         custom_keys=None,
@@ -97,32 +133,56 @@ def train_tiny(tmp_path):
         scale=1.0,
         rename=None,
         train_cfg=None,
+        norm=False,
+        noisy=False,
+        shuffle=False,
+        sampler='DefaultSampler',
+        validate=False,
+        batch_size=1,
+        optimizer=None,
+        paramwise_cfg=None,
+        wrapper=None,
+        folder='run',
+        change=lambda model: model,
+        start=True,
         **settings,
     ):
         torch.manual_seed(0)
-        optim_wrapper = {'optimizer': {'type': 'SGD', 'lr': lr, 'momentum': 0.9, 'weight_decay': 0.01}}
+        optimizer = optimizer or {'type': 'SGD', 'lr': lr, 'momentum': 0.9, 'weight_decay': 0.01}
+        optim_wrapper = {'optimizer': optimizer, **(wrapper or {})}
         if constructor != 'stock':
             optim_wrapper['constructor'] = 'mmext.NamedParamGroupConstructor'
             optim_wrapper['paramwise_cfg'] = {'custom_keys': custom_keys or {}}
+        elif paramwise_cfg is not None:
+            optim_wrapper['paramwise_cfg'] = paramwise_cfg
+        loader = {
+            'dataset': Images(images, noisy),
+            'sampler': {'type': sampler, 'shuffle': shuffle},
+            'batch_size': batch_size,
+            'collate_fn': {'type': 'default_collate'},
+        }
+        if validate:
+            still = {'dataset': Images(images, False), 'sampler': {'type': 'DefaultSampler', 'shuffle': False}}
+            settings |= {'val_dataloader': loader | still, 'val_cfg': {}, 'val_evaluator': [Size()]}
+        cfg = {'optim_wrapper': optim_wrapper, 'param_scheduler': settings.get('param_scheduler')}
         runner = Runner(
-            model=Tiny(losses, mask_weight, scale, rename or {}),
-            work_dir=str(tmp_path / 'run'),
-            train_dataloader={
-                'dataset': [{'inputs': torch.ones(2) * i / images} for i in range(images)],
-                'sampler': {'type': 'DefaultSampler', 'shuffle': False},
-                'batch_size': 1,
-                'collate_fn': {'type': 'default_collate'},
-            },
+            model=change(Tiny(losses, mask_weight, scale, rename or {}, norm)),
+            work_dir=str(tmp_path / folder),
+            train_dataloader=loader,
             train_cfg=train_cfg or {'by_epoch': True, 'max_epochs': epochs},
-            optim_wrapper=optim_wrapper,
+            optim_wrapper=copy.deepcopy(optim_wrapper),
             default_hooks={'logger': {'type': 'LoggerHook', 'interval': 1}, **(default_hooks or {})},
             default_scope='mmdet',
-            custom_hooks=None,
-            experiment_name=f'tiny{len(list(tmp_path.iterdir()))}-{id(settings)}',
-            **settings,
+            experiment_name=f'tiny{next(count)}',
+            cfg=Config({key: value for key, value in cfg.items() if value}),
+            **{'custom_hooks': None, **settings, 'param_scheduler': copy.deepcopy(settings.get('param_scheduler'))},
         )
+        if not start:
+            return runner
+        log = Path(runner.log_dir, 'vis_data', 'scalars.json')
+        before = len(log.read_text()) if log.exists() else 0  # another start within the same second has the same folder
         runner.train()
-        text = Path(runner.log_dir, 'vis_data', 'scalars.json').read_text()
+        text = log.read_text()[before:] if log.exists() else ''
         return runner, [json.loads(line) for line in text.splitlines()]
 
     return train

@@ -1,4 +1,5 @@
 import io
+import pickle
 from pickle import UnpicklingError
 
 import numpy as np
@@ -26,6 +27,9 @@ class Reduced:
 
     def __init__(self, function, *arguments):
         self.recipe = (function, arguments)
+
+    def __call__(self, *arguments):
+        raise NotImplementedError  # pickle asks that what it calls is callable
 
     def __reduce__(self):
         return self.recipe
@@ -67,6 +71,20 @@ def test_getattr_reaches_nothing_but_the_statistics():
     for statistic in (walk, Reduced(getattr, HistoryBuffer, 'register_statistics'), Reduced(getattr, np.ndarray, 'min')):
         with pytest.raises(UnpicklingError, match='checkpoint refused: it holds getattr'):
             load_forged(statistics_methods={'mean': statistic})
+
+
+def test_a_walk_to_exec_would_run_and_is_refused(tmp_path):
+    """From a statistic that MMEngine's own files name, by getattr alone, to builtins.exec: as real as such a file can be."""
+    module = Reduced(getattr, Reduced(getattr, HistoryBuffer, 'mean'), '__globals__')
+    builtins = Reduced(Reduced(getattr, module, '__getitem__'), '__builtins__')
+    run = Reduced(Reduced(getattr, builtins, '__getitem__'), 'exec')
+    crafted = Reduced(run, f'open({str(tmp_path / "ran")!r}, "w").close()')
+    pickle.loads(pickle.dumps(crafted))
+    assert (tmp_path / 'ran').exists()
+    (tmp_path / 'ran').unlink()
+    with pytest.raises(UnpicklingError, match='checkpoint refused: it holds getattr'):
+        load_forged(statistics_methods={'mean': crafted})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_class_keeps_its_statistics():

@@ -111,14 +111,23 @@ def _read_lines(log: Path) -> tuple[list[dict], int]:
 
 
 def read_config(path: Path) -> dict:
-    """The settings of a config as MMEngine dumps it: literals and ``dict(...)``, evaluated without running the file.
+    """The settings of a config file as MMEngine dumps it. See :func:`parse_config`.
 
     Raises:
-        OSError, SyntaxError: the file cannot be read or is not Python.
+        OSError: the file cannot be read.
+    """
+    return parse_config(path.read_text())
+
+
+def parse_config(text: str) -> dict:
+    """The settings of a dumped config: literals and ``dict(...)``, evaluated without running it.
+
+    Raises:
+        SyntaxError: it is not Python.
         ValueError: something other than a literal stands in it.
     """
     settings = {}
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             settings[node.targets[0].id] = _literal(node.value)
     return settings

@@ -78,6 +78,21 @@ def _floor_remarks(scheduler: ReduceOnPlateauParamScheduler, rates: Sequence[flo
     return []
 
 
+def scale_rates(optim_wrapper, schedulers: Sequence, factor: float) -> None:
+    """Multiply the rates of all groups, and the values that schedulers come back to: the schedule goes on from there.
+
+    Args:
+        optim_wrapper: MMEngine's; its placeholder for the base rate is scaled too.
+        schedulers: of the training, as built.
+        factor: on every rate.
+    """
+    for group in optim_wrapper.param_groups:
+        group['lr'] *= factor
+    for scheduler in schedulers:
+        if scheduler.param_name == 'lr' and hasattr(scheduler, 'base_values'):
+            scheduler.base_values = [value * factor for value in scheduler.base_values]
+
+
 def moments(table: np.ndarray) -> list[Moment]:
     """The iterations worth showing: start, end of the warm-up, middle of a smooth decay, each jump, end.
 

@@ -1,17 +1,232 @@
+import shutil
 from pickle import UnpicklingError
 
 import pytest
 import torch
 
-HOOKS = {'resume': {'type': 'mmext.ResumeHook'}, 'group_lr': {'type': 'mmext.GroupLRHook'}}
+from mmext.errors import InputError
+from mmext.hooks.resume import newest_whole_checkpoint
+
+HOOKS = {
+    'resume': {'type': 'mmext.ResumeHook'},
+    'group_lr': {'type': 'mmext.GroupLRHook'},
+    'checkpoint': {'type': 'mmext.SafeCheckpointHook', 'interval': 1},
+}
+STOCK = {'resume': {'type': 'mmext.ResumeHook'}, 'checkpoint': {'type': 'CheckpointHook', 'interval': 1}}
+PLATEAU = {'type': 'ReduceOnPlateauLR', 'monitor': 'size', 'rule': 'greater', 'patience': 0, 'factor': 0.5}
+COSINE = {'type': 'CosineAnnealingLR', 'eta_min_ratio': 0.01, 'by_epoch': True, 'convert_to_iter_based': True}
+
+
+@pytest.fixture
+def three(train_tiny, tmp_path):
+    """A folder with epoch_1.pth to epoch_3.pth."""
+    train_tiny(default_hooks=HOOKS, epochs=3)
+    return tmp_path / 'run'
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def log_of(runner):
+    from pathlib import Path
+
+    return Path(runner.log_dir, f'{runner.timestamp}.log').read_text()
+
+
+def test_the_named_file_is_taken(three):
+    assert newest_whole_checkpoint(three) == (three / 'epoch_3.pth', [])
+
+
+def test_a_damaged_file_is_never_the_latest(three):
+    cut(three / 'epoch_3.pth')
+    path, lines = newest_whole_checkpoint(three)
+    assert path == three / 'epoch_2.pth'
+    assert lines == [
+        f'{three}/epoch_3.pth is damaged: it cannot be read to its end.',
+        f'The one before it is taken: {three}/epoch_2.pth.',
+    ]
+    cut(three / 'epoch_2.pth')
+    assert newest_whole_checkpoint(three)[0] == three / 'epoch_1.pth'
+    cut(three / 'epoch_1.pth')
+    with pytest.raises(InputError, match=r'epoch_1.pth is damaged.*\nNo other checkpoint is left'):
+        newest_whole_checkpoint(three)
+
+
+def test_files_of_an_earlier_longer_run_are_not_taken(three):
+    (three / 'last_checkpoint').write_text(str(three / 'epoch_2.pth'))
+    cut(three / 'epoch_2.pth')
+    assert newest_whole_checkpoint(three)[0] == three / 'epoch_1.pth'
+
+
+def test_a_moved_or_copied_folder_uses_its_own_files(three, tmp_path):
+    shutil.copytree(three, tmp_path / 'copy')
+    path, lines = newest_whole_checkpoint(tmp_path / 'copy')
+    assert path == tmp_path / 'copy' / 'epoch_3.pth'
+    assert lines[0].startswith(f'last_checkpoint says {three}/epoch_3.pth; the file of this name in')
+    shutil.rmtree(three)
+    assert newest_whole_checkpoint(tmp_path / 'copy')[0] == tmp_path / 'copy' / 'epoch_3.pth'
+
+
+def test_files_of_out_dir_are_found_where_they_were_written(three, tmp_path):
+    (tmp_path / 'work_dir').mkdir()
+    (tmp_path / 'work_dir' / 'last_checkpoint').write_text(str(three / 'epoch_3.pth'))
+    assert newest_whole_checkpoint(tmp_path / 'work_dir') == (three / 'epoch_3.pth', [])
+
+
+def test_a_lost_file_is_said(three):
+    (three / 'epoch_3.pth').unlink()
+    path, lines = newest_whole_checkpoint(three)
+    assert path == three / 'epoch_2.pth'
+    assert lines[0].startswith('epoch_3.pth, the last checkpoint of this run, is neither in')
+
+
+def test_nothing_to_resume(train_tiny, tmp_path):
+    assert newest_whole_checkpoint(tmp_path) == (None, [])
+    runner, _ = train_tiny(default_hooks=HOOKS, resume=True)
+    assert runner.epoch == 2
+    assert 'to go on from: training starts at the beginning' in log_of(runner)
+
+
+def test_training_resumes_from_the_one_before_a_damaged_file(train_tiny, three):
+    cut(three / 'epoch_3.pth')
+    runner, lines = train_tiny(default_hooks=HOOKS, epochs=3, resume=True)
+    assert {line['epoch'] for line in lines} == {3}
+    assert 'epoch_3.pth is damaged' in log_of(runner)
+
+
+def test_a_damaged_file_that_was_asked_for_is_an_error(train_tiny, three):
+    cut(three / 'epoch_3.pth')
+    with pytest.raises(InputError, match=r'resume from .*epoch_3.pth: the file is damaged'):
+        train_tiny(default_hooks=HOOKS, resume=True, load_from=str(three / 'epoch_3.pth'))
+
+
+@pytest.mark.parametrize('hooks', [HOOKS, STOCK])
+def test_a_resumed_run_equals_an_undisturbed_one(train_tiny, tmp_path, hooks):
+    """No seed is set; validation, plateau and early stopping are on; the data draw from all generators."""
+    stop = {'type': 'EarlyStoppingHook', 'monitor': 'size', 'rule': 'less', 'patience': 3, 'min_delta': 0.0}
+    settings = {
+        'default_hooks': hooks,
+        'epochs': 6,
+        'noisy': True,
+        'shuffle': True,
+        'validate': True,
+        'batch_size': 2,
+        'norm': True,
+        'param_scheduler': [COSINE, PLATEAU],
+        'custom_hooks': [stop],
+        'custom_keys': {'mask_head': {'lr_mult': 10}},
+    }
+    calm, _ = train_tiny(**settings)
+    copy = tmp_path / 'copy'
+    copy.mkdir()
+    shutil.copy(tmp_path / 'run' / 'epoch_3.pth', copy)
+    (copy / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'epoch_3.pth'))
+    resumed, _ = train_tiny(**settings, folder='copy', resume=True)
+    same = [torch.equal(w, resumed.model.state_dict()[name]) for name, w in calm.model.state_dict().items()]
+    # MMEngine's own file has neither the random numbers nor the order of the data
+    assert all(same) == (hooks is HOOKS)
+    if hooks is HOOKS:
+        assert resumed.optim_wrapper.get_lr() == calm.optim_wrapper.get_lr()
+        assert calm.optim_wrapper.get_lr()['lr'][0] < 0.01  # the plateau has reduced
+
+
+def test_a_validation_that_was_not_reached_is_done_first(train_tiny, tmp_path):
+    from mmengine.hooks import Hook
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(Hook):
+        priority = 'LOWEST'
+
+        def after_val_epoch(self, runner, metrics=None):
+            if runner.epoch == 2:
+                raise Killed
+
+    settings = {'default_hooks': HOOKS, 'epochs': 4, 'validate': True, 'noisy': True, 'param_scheduler': [COSINE, PLATEAU]}
+    calm, _ = train_tiny(**settings, folder='calm')
+    # the other run must begin with the very seed that the first one drew
+    settings['randomness'] = {'seed': calm.seed}
+    calm, _ = train_tiny(**settings, folder='calm')
+    with pytest.raises(Killed):
+        train_tiny(**settings, custom_hooks=[Kill()])
+    assert not torch.load(tmp_path / 'run' / 'epoch_2.pth', weights_only=True)['mmext']['validated']
+    resumed, lines = train_tiny(**settings, resume=True)
+    assert 'size' in lines[0]
+    assert lines[0]['step'] == 2
+    assert 'ended before the validation of its last epoch' in log_of(resumed)
+    assert all(torch.equal(w, resumed.model.state_dict()[name]) for name, w in calm.model.state_dict().items())
+
+
+def test_another_batch_size_keeps_the_place_in_the_schedule(train_tiny, tmp_path):
+    settings = {'default_hooks': HOOKS, 'epochs': 4, 'param_scheduler': [COSINE]}
+    train_tiny(**settings)
+    _, lines = train_tiny(**settings, resume=True, load_from=str(tmp_path / 'run' / 'epoch_2.pth'), batch_size=2)
+    _, fresh = train_tiny(**settings, batch_size=2, folder='fresh')
+    assert lines[0]['step'] == 7
+    assert [line['lr'] for line in lines] == pytest.approx([line['lr'] for line in fresh[6:]])
+
+
+def test_a_run_that_stopped_early_stays_stopped(train_tiny):
+    stop = {'type': 'EarlyStoppingHook', 'monitor': 'size', 'rule': 'greater', 'patience': 2, 'min_delta': 0.0}
+    settings = {'default_hooks': HOOKS, 'epochs': 8, 'validate': True}
+    runner, _ = train_tiny(**settings, custom_hooks=[stop])
+    stopped = runner.epoch
+    assert stopped < 8
+    again, _ = train_tiny(**settings, custom_hooks=[stop], resume=True)
+    assert again.epoch == stopped
+    assert 'This run had stopped early: size did not improve 2 times.' in log_of(again)
+    further, _ = train_tiny(**settings, custom_hooks=[{**stop, 'patience': 4}], resume=True)
+    assert further.epoch == stopped + 2
+
+
+def test_rates_old_and_new_are_logged_by_part(train_tiny, three):
+    runner, lines = train_tiny(default_hooks=HOOKS, epochs=4, resume=True, custom_keys={'mask_head': {'lr_mult': 15}})
+    assert lines[0]['mask_head_lr'] == pytest.approx(15 * lines[0]['backbone_lr'])
+    log = log_of(runner)
+    assert '| mask_head | 2.000e-02 | 3.000e-01 |       2 |          2 |' in log
+    assert 'Optimizer state found by name: 4 of 4 tensors; rates of the config as it is now.' in log
+
+
+def test_iteration_based_training_keeps_the_order_of_its_data(train_tiny, tmp_path):
+    from mmengine.hooks import Hook
+
+    seen = []
+
+    class Record(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append((runner.iter, data_batch['inputs'][0, 0].item()))
+
+    hooks = HOOKS | {'checkpoint': {'type': 'mmext.SafeCheckpointHook', 'interval': 5, 'by_epoch': False}}
+    settings = {'default_hooks': hooks, 'train_cfg': {'by_epoch': False, 'max_iters': 12}, 'shuffle': True}
+    settings['custom_hooks'] = [Record()]
+    train_tiny(**settings, sampler='InfiniteSampler')
+    calm, _ = list(seen), seen.clear()
+    checkpoint = str(tmp_path / 'run' / 'iter_5.pth')
+    runner, _ = train_tiny(**settings, sampler='InfiniteSampler', resume=True, load_from=checkpoint)
+    assert seen == calm[5:]
+    assert 'Iteration-based loop: the order of the data is kept' in log_of(runner)
+
+
+def test_code_in_a_checkpoint_is_not_run(train_tiny, three, tmp_path):
+    """MMEngine runs meta.config as Python when it resumes."""
+    path = three / 'epoch_3.pth'
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint['meta']['config'] = f'open({str(tmp_path / "was_run")!r}, "w").close()'
+    torch.save(checkpoint, path)
+    runner, _ = train_tiny(default_hooks=HOOKS, epochs=4, resume=True)
+    assert runner.epoch == 4
+    assert not (tmp_path / 'was_run').exists()
+    assert "The checkpoint's meta.config is Python code, and was not run." in log_of(runner)
 
 
 def test_mmengines_own_checkpoint_loads_and_resumes(train_tiny, tmp_path):
-    runner, _ = train_tiny(default_hooks=HOOKS)
+    runner, _ = train_tiny(default_hooks=STOCK)
     weights = runner.model.state_dict()
     path = tmp_path / 'run' / 'epoch_2.pth'
     assert torch.load(path, weights_only=True)['message_hub']['log_scalars']['train/loss'].mean() > 0
-    again, _ = train_tiny(default_hooks=HOOKS, load_from=str(path), resume=True, epochs=2)
+    again, _ = train_tiny(default_hooks=STOCK, load_from=str(path), resume=True, epochs=2)
     assert again.epoch == 2
     assert all(torch.equal(weight, again.model.state_dict()[name]) for name, weight in weights.items())
 
@@ -24,3 +239,13 @@ def test_a_foreign_pickle_is_refused(train_tiny, tmp_path):
     torch.save({'state_dict': {}, 'meta': Foreign()}, tmp_path / 'bad.pth')
     with pytest.raises(UnpicklingError, match='GLOBAL print was not an allowed global'):
         train_tiny(default_hooks=HOOKS, load_from=str(tmp_path / 'bad.pth'))
+
+
+def test_resume_does_not_drop_load_from_in_silence(train_tiny, tmp_path):
+    """MMDetection's --resume sets load_from to None; with no checkpoint to go on from, the run would lose its weights."""
+    config = tmp_path / 'config.py'
+    config.write_text("load_from = 'coco.pth'\n")
+    runner = train_tiny(default_hooks=HOOKS, resume=True, start=False)
+    object.__setattr__(runner.cfg, '_filename', str(config))
+    with pytest.raises(InputError, match=r'this run would begin without coco\.pth\. Start it without --resume'):
+        runner.train()

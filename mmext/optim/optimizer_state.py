@@ -1,0 +1,393 @@
+"""Optimizer state by parameter name: a checkpoint's momentum under other groups, rates and schedules."""
+
+import copy
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.param_scheduler import ReduceOnPlateauParamScheduler, _ParamScheduler
+from torch import nn
+
+from mmext.analysis.runs import parse_config
+from mmext.errors import InputError, some
+from mmext.optim.param_groups import part_of
+from mmext.registry import PARAM_SCHEDULERS
+
+# a scheduler's lists with one value for each parameter group
+_BY_GROUP = ('base_values', '_last_value', 'min_values')
+# what a plateau scheduler has learnt of the validation so far
+_PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_step', '_global_step')
+_BUFFERS_OF_NORMS = ('running_mean', 'running_var', 'num_batches_tracked')
+# AdamW is Adam with another rule for the decay; their moments are the same
+_SAME_STATE = {'AdamW': 'Adam'}
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class OldOptimizer:
+    """What a checkpoint says of each parameter: ``settings`` and index of its ``group``, ``states`` (momentum and the like);
+    and the settings of ``base``, MMEngine's placeholder for the rate without multipliers."""
+
+    settings: dict[str, dict]
+    group: dict[str, int]
+    states: dict[str, dict]
+    base: dict
+
+
+@dataclass(frozen=True)
+class GroupChange:
+    """One parameter group before and after: rates in the checkpoint (lowest, highest; None when it has no such parameter),
+    rate now, and how many of its tensors keep their state."""
+
+    name: str
+    old: tuple[float, float] | None
+    new: float
+    kept: int
+    tensors: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Outcome of :func:`resume_by_name`: a row for each group, what a person should know, and whether any rate differs."""
+
+    rows: tuple[GroupChange, ...]
+    lines: tuple[str, ...]
+    changed: bool
+
+
+def parameter_names(optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> list[str]:
+    """Name of each parameter of a saved optimizer, in the order of its indices.
+
+    Our checkpoints store the names. For others they follow from the order in which MMEngine's constructors take them, that
+    of the model: all parameters when there is one group for all, else the trainable ones. The state's shapes must agree.
+
+    Args:
+        optimizer: saved state of a torch optimizer.
+        state_dict: weights in the same checkpoint.
+        model: the model now; says which names are buffers and which parameters are frozen.
+
+    Raises:
+        InputError: the order cannot be told for sure.
+    """
+    groups = optimizer['param_groups']
+    indices = [index for group in groups for index in group['params']]
+    if all('param_names' in group for group in groups):
+        by_index = dict(zip(indices, (name for group in groups for name in group['param_names']), strict=True))
+        return [by_index[index] for index in sorted(by_index)]
+    buffers = {name for name, _ in model.named_buffers()}
+    everything = [n for n in state_dict if n not in buffers and n.rpartition('.')[2] not in _BUFFERS_OF_NORMS]
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    trainable = [name for name in everything if name not in frozen]
+    candidates = [names for names in (everything, trainable) if len(names) == len(indices)]
+    if not candidates:
+        raise InputError(
+            f'The optimizer in the checkpoint has {len(indices)} parameters without names. Its model has {len(everything)}, '
+            f'of which {len(trainable)} are trainable in the model now: neither fits, so it cannot be told which momentum '
+            'is whose. Resume with the frozen_stages of the old run, or start from its weights alone: load_from=FILE, '
+            'resume=False.'
+        )
+    names = candidates[0]
+    wrong = [
+        f'{names[index]} {tuple(state_dict[names[index]].shape)} has state of {tuple(value.shape)}'
+        for index, state in optimizer['state'].items()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape != state_dict[names[index]].shape
+    ]
+    if wrong:
+        raise InputError(
+            'The optimizer in the checkpoint has no names, and its shapes are not those of the model in order: '
+            f'{some(wrong, 3)}. Start from its weights alone: load_from=FILE, resume=False.'
+        )
+    return names
+
+
+def read_old(checkpoint: Mapping, model: nn.Module) -> OldOptimizer:
+    """Settings and state by parameter name of a checkpoint that MMEngine's Runner wrote.
+
+    Raises:
+        InputError: see :func:`parameter_names`.
+    """
+    optimizer = checkpoint['optimizer']
+    names = parameter_names(optimizer, checkpoint['state_dict'], model)
+    groups = optimizer['param_groups']
+    group_of = {names[index]: number for number, group in enumerate(groups) for index in group['params']}
+    settings = {name: groups[number] for name, number in group_of.items()}
+    states = {names[index]: state for index, state in optimizer['state'].items()}
+    # a single group is its own base
+    return OldOptimizer(settings, group_of, states, optimizer.get('base_param_settings') or groups[0])
+
+
+def resume_by_name(
+    checkpoint: dict,
+    model: nn.Module,
+    optim_wrapper: OptimWrapper,
+    schedulers: Sequence[_ParamScheduler],
+    iterations: int | None = None,
+) -> Resumed:
+    """Rewrite ``checkpoint['optimizer']`` and ``checkpoint['param_schedulers']`` for the optimizer and schedulers of now.
+
+    Momentum and moments go to the parameters of the same name and shape. Rates are those of the config now: base rate ×
+    multiplier × the factor that the schedule of now has at this step, with the reductions that the run has had so far
+    (plateau, loss guard). When neither rates nor schedules differ, all values are the checkpoint's, bit for bit.
+
+    Args:
+        checkpoint: as loaded; changed in place, so that the Runner's own resume does the rest.
+        model: without the wrapper of several processes.
+        optim_wrapper: as built from the config, its schedulers not yet stepped.
+        schedulers: likewise; they are stepped here when rates or schedules differ.
+        iterations: at which the run goes on, when that is not the checkpoint's number (an epoch has another length now).
+
+    Raises:
+        InputError: the parameters of the checkpoint's optimizer cannot be told.
+    """
+    optimizer = optim_wrapper.optimizer
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    old_config = _config_of(checkpoint)
+    lines: list[str] = []
+    if 'optimizer' in checkpoint:
+        old = read_old(checkpoint, model)
+    else:
+        old = OldOptimizer({}, {}, {}, {})
+        lines.append('The checkpoint has no optimizer state (best_*.pth have none): momentum starts from nothing.')
+    if not _same_kind(old, optimizer, old_config):
+        lines.append(
+            f'The optimizer is {type(optimizer).__name__} now and was another one: momentum and moments start from nothing.'
+        )
+        old = OldOptimizer(old.settings, old.group, {}, old.base)
+
+    state, kept, other_shape = {}, set(), []
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    for index, parameter in enumerate(parameters):
+        name = names[parameter]
+        if name not in old.states:
+            continue
+        if all(v.shape == parameter.shape for v in old.states[name].values() if isinstance(v, torch.Tensor) and v.ndim):
+            state[index] = old.states[name]
+            kept.add(name)
+        else:
+            other_shape.append(name)
+    gone = [name for name in old.states if name not in set(names.values())]
+    if other_shape:
+        lines.append(f'Momentum starts from nothing where the shape is another now: {some(other_shape)}.')
+    if gone:
+        lines.append(f'Momentum is left behind of {len(gone)} tensors that are not in the model now: {some(gone)}.')
+
+    old_schedulers = checkpoint.get('param_schedulers') or []
+    groups = [[names[parameter] for parameter in group['params']] for group in optimizer.param_groups]
+    if iterations is None and _nothing_changed(optim_wrapper, groups, old, schedulers, old_schedulers, old_config):
+        _copy_rates(optim_wrapper, groups, old, schedulers, old_schedulers)
+        changed = False
+    else:
+        lines += _follow_schedule(checkpoint['meta'], iterations, optim_wrapper, schedulers, old, old_schedulers, old_config)
+        for scheduler in schedulers:
+            scheduler._last_value = [group[scheduler.param_name] for group in optim_wrapper.param_groups]
+        changed = True
+
+    counts = [len(group) for group in groups]
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    saved = {
+        'state': state,
+        'param_groups': [
+            {key: value for key, value in group.items() if key != 'params'} | {'params': list(range(start, start + count))}
+            for group, start, count in zip(optimizer.param_groups, starts, counts, strict=True)
+        ],
+    }
+    if optim_wrapper.base_param_settings is not None:
+        saved['base_param_settings'] = optim_wrapper.base_param_settings
+    others = ('state', 'param_groups', 'base_param_settings')
+    beside = {key: value for key, value in checkpoint.get('optimizer', {}).items() if key not in others}  # AMP's scale
+    checkpoint['optimizer'] = saved | beside
+    checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+    rows = [_change(group, members, old, kept) for group, members in zip(optimizer.param_groups, groups, strict=True)]
+    return Resumed(tuple(_by_part(rows)), tuple(lines), changed)
+
+
+def _change(group: Mapping, members: Sequence[str], old: OldOptimizer, kept: set[str]) -> GroupChange:
+    rates = [old.settings[name]['lr'] for name in members if name in old.settings]
+    name = group.get('name') or part_of(members[0])
+    found = (min(rates), max(rates)) if rates else None
+    return GroupChange(name, found, group['lr'], sum(member in kept for member in members), len(members))
+
+
+def _by_part(rows: Sequence[GroupChange]) -> list[GroupChange]:
+    """One row for groups of one name and rate: a stock optimizer has a group for every parameter."""
+    merged: dict[tuple[str, float], GroupChange] = {}
+    for row in rows:
+        before = merged.get((row.name, row.new))
+        if before:
+            ends = [*(before.old or ()), *(row.old or ())]
+            both = (min(ends), max(ends)) if ends else None
+            row = GroupChange(row.name, both, row.new, before.kept + row.kept, before.tensors + row.tensors)
+        merged[row.name, row.new] = row
+    return list(merged.values())
+
+
+def _config_of(checkpoint: Mapping) -> dict:
+    """The old run's settings, read without running them; empty where they are not plain literals."""
+    text = checkpoint.get('meta', {}).get('cfg') or checkpoint.get('message_hub', {}).get('runtime_info', {}).get('cfg')
+    try:
+        return parse_config(text or '')
+    except (SyntaxError, ValueError):
+        return {}
+
+
+def _same_kind(old: OldOptimizer, optimizer: torch.optim.Optimizer, old_config: Mapping) -> bool:
+    now = type(optimizer).__name__
+    before = (old_config.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
+    if isinstance(before, str):
+        return _SAME_STATE.get(now, now) == _SAME_STATE.get(before, before)
+    return all((key in old.base) == (key in optimizer.defaults) for key in ('momentum', 'betas')) or not old.base
+
+
+def _old_types(old_config: Mapping) -> list[type | None]:
+    cfgs = old_config.get('param_scheduler') or []
+    kinds = [cfg.get('type') for cfg in (cfgs if isinstance(cfgs, list) else [cfgs])]
+    return [PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else None for kind in kinds]
+
+
+def _constants(state: Mapping) -> dict:
+    counters = (*_BY_GROUP, *_PLATEAU, 'optimizer', 'verbose')
+    return {key: value for key, value in state.items() if key not in counters}
+
+
+def _nothing_changed(
+    optim_wrapper: OptimWrapper,
+    groups: Sequence[Sequence[str]],
+    old: OldOptimizer,
+    schedulers: Sequence[_ParamScheduler],
+    old_schedulers: Sequence[Mapping],
+    old_config: Mapping,
+) -> bool:
+    if len(schedulers) != len(old_schedulers):
+        return False
+    types = _old_types(old_config)
+    if len(types) == len(schedulers) and any(t and t is not type(s) for t, s in zip(types, schedulers, strict=True)):
+        return False
+    for scheduler, state in zip(schedulers, old_schedulers, strict=True):
+        if _constants(scheduler.state_dict()) != _constants(state):
+            return False
+    hyper = {scheduler.param_name for scheduler in schedulers} | {'lr'}
+    for group, members in zip(optim_wrapper.optimizer.param_groups, groups, strict=True):
+        for name in members:
+            settings = old.settings.get(name)
+            if settings is None or any(_initial(settings, key) != _initial(group, key) for key in hyper):
+                return False
+        if any(len({old.settings[name][key] for name in members}) > 1 for key in hyper):
+            return False
+    base = optim_wrapper.base_param_settings
+    return base is None or all(_initial(base, key) == _initial(old.base, key) for key in hyper)
+
+
+def _initial(settings: Mapping, key: str) -> object:
+    return settings.get(f'initial_{key}', settings.get(key))
+
+
+def _copy_rates(
+    optim_wrapper: OptimWrapper,
+    groups: Sequence[Sequence[str]],
+    old: OldOptimizer,
+    schedulers: Sequence[_ParamScheduler],
+    old_schedulers: Sequence[Mapping],
+) -> None:
+    """Take rates and the schedulers' state as they are in the checkpoint."""
+    base = optim_wrapper.base_param_settings
+    for key in {scheduler.param_name for scheduler in schedulers} | {'lr'}:
+        for group, members in zip(optim_wrapper.optimizer.param_groups, groups, strict=True):
+            group[key] = old.settings[members[0]][key]
+        if base is not None:
+            base[key] = old.base[key]
+    for scheduler, state in zip(schedulers, old_schedulers, strict=True):
+        for key, value in state.items():
+            if key in _BY_GROUP:  # the last one is the placeholder's
+                value = [value[old.group[members[0]]] for members in groups] + value[-1:] * (base is not None)
+            setattr(scheduler, key, value)
+
+
+def _follow_schedule(
+    meta: Mapping,
+    iterations: int | None,
+    optim_wrapper: OptimWrapper,
+    schedulers: Sequence[_ParamScheduler],
+    old: OldOptimizer,
+    old_schedulers: Sequence[Mapping],
+    old_config: Mapping,
+) -> list[str]:
+    """Step the schedulers of now to the checkpoint's place, then apply the reductions that the old run has had."""
+    epochs, old_iterations = meta.get('epoch', 0), meta.get('iter', 0)
+    _step(schedulers, epochs, old_iterations if iterations is None else iterations)
+    factor, lines = _reductions(epochs, old_iterations, old, old_schedulers, old_config)
+    if factor != 1:
+        lines.append(f'Reductions of the rates so far (plateau, loss guard) are kept: a factor of {factor:.3g}.')
+        for group in optim_wrapper.param_groups:
+            group['lr'] *= factor
+    plateaus = [state for state in old_schedulers if 'num_bad_epochs' in state]
+    followers = [s for s in schedulers if isinstance(s, ReduceOnPlateauParamScheduler)]
+    for scheduler, state in zip(followers, plateaus, strict=False):
+        if (scheduler.monitor, scheduler.rule) == (state['monitor'], state['rule']):
+            vars(scheduler).update({key: state[key] for key in _PLATEAU})
+        else:
+            lines.append(
+                f'{type(scheduler).__name__} follows {scheduler.monitor} now, not {state["monitor"]}: it starts anew.'
+            )
+    scales = {_base_factor(state, old) for state in old_schedulers if 'base_values' in state}
+    if len(scales) == 1:
+        for scheduler in schedulers:
+            _scale_base(scheduler, *scales)
+    return lines
+
+
+def _base_factor(state: Mapping, old: OldOptimizer) -> float:
+    """By how much the base values of an old scheduler were scaled during its run."""
+    initial = _initial(old.base, state.get('param_name', 'lr'))
+    values = state.get('base_values')
+    return values[-1] / initial if values and initial and values[-1] != initial else 1.0
+
+
+def _scale_base(scheduler: _ParamScheduler, factor: float) -> None:
+    if factor != 1 and hasattr(scheduler, 'base_values'):
+        scheduler.base_values = [value * factor for value in scheduler.base_values]
+
+
+def _step(schedulers: Sequence[_ParamScheduler], epochs: int, iterations: int) -> None:
+    """Step schedulers as a training of so many epochs does, without its validations."""
+    ends = {round((epoch + 1) * iterations / epochs) for epoch in range(epochs)} if epochs else set()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # there are no optimizer steps between these
+        for iteration in range(1, iterations + 1):
+            for by_epoch in (False, True):
+                if not by_epoch or iteration in ends:
+                    for scheduler in schedulers:
+                        if scheduler.by_epoch is by_epoch:
+                            scheduler.step()
+
+
+def _reductions(
+    epochs: int, iterations: int, old: OldOptimizer, old_schedulers: Sequence[Mapping], old_config: Mapping
+) -> tuple[float, list[str]]:
+    """The old run's base rate ÷ the rate that its schedule alone would have given; 1 where nothing reduced it."""
+    initial, rate = _initial(old.base, 'lr'), old.base.get('lr')
+    if not old_schedulers or not initial:
+        return 1.0, []
+    types = _old_types(old_config)
+    if len(types) != len(old_schedulers) or None in types:
+        return 1.0, ['The schedule of the old run cannot be read: rates follow the schedule of now, without its reductions.']
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=initial)
+    optimizer.param_groups[0]['initial_lr'] = initial
+    pure = []
+    for kind, state in zip(types, old_schedulers, strict=True):
+        scheduler = kind.__new__(kind)
+        vars(scheduler).update(copy.deepcopy(dict(state)), optimizer=optimizer, verbose=False)
+        if isinstance(scheduler, ReduceOnPlateauParamScheduler) or scheduler.param_name != 'lr':
+            continue
+        scheduler.base_values, scheduler.last_step, scheduler._global_step = [initial], -1, -1
+        pure.append(scheduler)
+    optimizer._global_step = 0
+    for scheduler in pure:
+        scheduler.step()  # as each one's constructor does
+    _step(pure, epochs, iterations)
+    planned = optimizer.param_groups[0]['lr']
+    factor = rate / planned if planned else 1.0
+    return (1.0 if math.isclose(factor, 1, rel_tol=_ROUNDING) else factor), []

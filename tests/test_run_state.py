@@ -1,0 +1,66 @@
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from mmext.run_state import random_state, set_random_state, validation_is_due
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(()).item(), random.gauss(0, 1), np.random.randn()
+
+
+def test_random_numbers_go_on_after_a_safe_load():
+    draw()
+    file = io.BytesIO()
+    torch.save(random_state(), file)
+    expected = [draw() for _ in range(3)]
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)
+    file.seek(0)
+    set_random_state(torch.load(file, weights_only=True))
+    assert [draw() for _ in range(3)] == expected
+
+
+@pytest.mark.parametrize(
+    'train_cfg',
+    [
+        {'by_epoch': True, 'max_epochs': 5},
+        {'by_epoch': True, 'max_epochs': 5, 'val_interval': 2},
+        {'by_epoch': True, 'max_epochs': 5, 'val_begin': 3},
+        {'by_epoch': True, 'max_epochs': 6, 'val_interval': 3, 'dynamic_intervals': [(4, 1)]},
+        {'by_epoch': False, 'max_iters': 7, 'val_interval': 3},
+    ],
+)
+def test_validation_is_due_when_mmengine_validates(train_tiny, train_cfg):
+    from mmengine.hooks import Hook
+
+    validated, expected = [], []
+
+    class Record(Hook):
+        priority = 'LOWEST'
+
+        def after_train_epoch(self, runner):
+            if train_cfg['by_epoch']:
+                runner.train_loop._epoch += 1
+                expected.append(validation_is_due(runner.train_loop))
+                runner.train_loop._epoch -= 1
+
+        def after_train_iter(self, runner, **kwargs):
+            if not train_cfg['by_epoch']:
+                runner.train_loop._iter += 1
+                expected.append(validation_is_due(runner.train_loop))
+                runner.train_loop._iter -= 1
+
+        def after_val(self, runner):
+            validated.append(runner.epoch if train_cfg['by_epoch'] else runner.iter)
+
+    train_tiny(train_cfg=train_cfg, validate=True, custom_hooks=[Record()])
+    assert [number for number, due in enumerate(expected, 1) if due] == validated
+    assert validated
+
+
+def test_no_validation_is_due_without_a_validation_loop(train_tiny):
+    runner, _ = train_tiny()
+    assert not validation_is_due(runner.train_loop)
