@@ -7,13 +7,14 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=10),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type='mmext.SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     resume=dict(type='mmext.ResumeHook'),
     class_check=dict(type='mmext.ClassCheckHook'),
     group_lr=dict(type='mmext.GroupLRHook'),
-    loss_share=dict(type='mmext.LossShareHook'))
+    loss_share=dict(type='mmext.LossShareHook'),
+    loss_guard=dict(type='mmext.LossGuardHook'))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from mmengine.dist import is_main_process
+import numpy as np
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from rich.table import Table
@@ -92,7 +93,7 @@ class LossShareHook(Hook):
         self._weights: dict[str, float] = {}
         self._mask_loss = ''
         self._last_block = 0
-        self._block: tuple[str, dict[str, float]] | None = None
+        self._block: tuple[str, dict[str, float], int] | None = None
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -100,6 +101,11 @@ class LossShareHook(Hook):
         losses = [module for name, module in model.named_modules() if name.endswith('mask_head.loss_mask')]
         self._mask_loss = type(losses[0]).__name__ if losses else ''
         self._last_block = runner.iter
+        if get_world_size() > 1:
+            runner.logger.info(
+                f'The losses and shares in the log are those of the first of {get_world_size()} processes, on its own '
+                'images: they are not averaged over the processes.'
+            )
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         losses = _window_means(runner, runner.log_processor.window_size)
@@ -124,24 +130,35 @@ class LossShareHook(Hook):
     def _take_block(self, runner, title: str) -> None:
         if runner.iter == self._last_block:  # iteration-based training ends its one epoch after the last validation
             return
-        losses = _window_means(runner, runner.iter - self._last_block)
+        losses, broken = _finite_means(runner, runner.iter - self._last_block)
         self._last_block = runner.iter
-        self._block = (title, losses)
+        self._block = (title, losses, broken)
 
     def _tell_block(self, runner, metrics: Mapping[str, float]) -> None:
         if self._block is None:
             return
-        (title, losses), self._block = self._block, None
+        (title, losses, broken), self._block = self._block, None
         if is_main_process():
             table = epoch_table(title, losses, bands_hold(losses, self._weights, self._mask_loss))
-            line = metric_line(metrics)
-            tell(runner.logger, table, [line] if line else [])
+            lines = [metric_line(metrics)]
+            if broken:
+                lines.append(f'{broken} iterations had a loss that is no number; the means are of the others.')
+            tell(runner.logger, table, [line for line in lines if line])
 
 
 def _log_shares(runner, prefix: str, losses: Mapping[str, float]) -> None:
     # a total that is no number leaves no share: say so, the log would repeat the last one
     for family, share in (shares(losses) or dict.fromkeys(by_family(losses), math.nan)).items():
         runner.message_hub.update_scalar(f'train/{prefix}_{family}', share)
+
+
+def _finite_means(runner, window: int) -> tuple[dict[str, float], int]:
+    """Mean of each loss over those of the last ``window`` iterations that had numbers, and how many had none."""
+    scalars = runner.message_hub.log_scalars
+    losses = {name: np.asarray(scalars[f'train/{name}'].data[0][-window:], float) for name in _window_means(runner, 1)}
+    good = np.all([np.isfinite(values) for values in losses.values()], axis=0)
+    means = {name: float(values[good].mean()) if good.any() else math.nan for name, values in losses.items()}
+    return means, int((~good).sum())
 
 
 def _window_means(runner, window: int) -> dict[str, float]:

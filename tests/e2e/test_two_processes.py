@@ -1,17 +1,105 @@
+"""Training on two processes without a GPU, started as a person starts it; what one process then says of the result."""
+
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
+from conftest import QUICK
+
+from mmext.data.demo import KINDS, write_part
+from mmext.data.own_data import write_config
+
+CONFIG = """
+_base_ = ['./config.py', __import__('mmext').base('cpu_ddp')]
+custom_imports = dict(imports=['mmext.registry', 'two_processes'])
+custom_hooks = [dict(type='KeepEachProcess'), dict(type='SpoilSecondProcess', iteration=2)]
+default_hooks = dict(loss_guard=dict(policy='skip'))
+"""
+# one image at a time, so that both ways of validating do the same arithmetic
+OPTIONS = [*QUICK, 'val_dataloader.batch_size=1', 'test_dataloader.batch_size=1']
 
 
-def test_two_processes_share_groups_log_and_weights(demo_config, run_command, tmp_path):
-    script = Path(__file__).with_name('two_processes.py')
-    work_dir = tmp_path / 'run'
-    done = run_command('torchrun', '--nproc_per_node=2', '--master_port=29713', script, demo_config, work_dir)
-    first, second = (torch.load(work_dir / f'rank{rank}.pth') for rank in (0, 1))
+def mim(*arguments):
+    program = Path(sys.executable).parent / 'mim'
+    environment = os.environ | {'PYTHONPATH': str(Path(__file__).parent), 'OMP_NUM_THREADS': '1'}
+    command = [program, *map(str, arguments)]
+    folder = arguments[2].parent
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """The shipped source model trained on on two processes: 8 images, 5 for validation; console.txt, run/, val.*.json."""
+    folder = tmp_path_factory.mktemp('two processes')
+    for number, (part, images) in enumerate((('train', 8), ('val', 5))):
+        list(write_part(folder / part, images, (0, number), KINDS['shapes']))
+    parts = [(folder / part / 'annotations.json', folder / part) for part in ('train', 'val')]
+    write_config(*parts, 'mask-rcnn_r18_fpn_finetune', folder / 'config.py')
+    (folder / 'several.py').write_text(CONFIG)
+    # the predictors of all four shapes are loaded; a low rate keeps what they know
+    options = [*OPTIONS, 'train_dataloader.batch_size=2', 'optim_wrapper.optimizer.lr=1e-4']
+    options.append('val_evaluator.outfile_prefix=val')
+    launcher = ['--launcher', 'pytorch', '--gpus', '2']
+    console = mim(
+        'train', 'mmdet', folder / 'several.py', *launcher, '--work-dir', folder / 'run', '--cfg-options', *options
+    )
+    (folder / 'console.txt').write_text(console)
+    return folder
+
+
+def test_two_processes_share_groups_log_and_weights(folder):
+    first, second = (torch.load(folder / f'run/rank{rank}.pth') for rank in (0, 1))
     assert first['names'] == second['names'] == ['backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head']
-    # running statistics of batch norm are each rank's own, as in stock
+    # running statistics of batch norm are each process's own, as in stock
     parameters = [name for name in first['weights'] if 'running' not in name and 'num_batches' not in name]
     assert all(torch.equal(first['weights'][name], second['weights'][name]) for name in parameters)
-    assert done.stdout.count('Parameter groups') == 1
-    assert len(list(work_dir.glob('*/param_groups.json'))) == 1
-    assert len(list(work_dir.glob('*/*.log'))) == 1
+    saved = torch.load(folder / 'run/epoch_1.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(first['weights'][name], saved[name]) for name in parameters)
+
+    console = (folder / 'console.txt').read_text()
+    (log,) = folder.glob('run/*/*.log')
+    for text in (console, log.read_text()):
+        assert text.count('Parameter groups') == 1
+        assert text.count('The losses and shares in the log are those of the first of 2 processes') == 1
+        assert text.count('Epoch(train) [1][2/2]') == 1  # 8 images, two processes of two
+    assert len(list(folder.glob('run/*/param_groups.json'))) == 1
+
+
+def test_both_drop_a_step_that_is_bad_on_one(folder):
+    """The second process has a NaN in iteration 2; equal weights afterwards are the test before this one."""
+    (log,) = folder.glob('run/*/*.log')
+    words = 'Loss guard, iteration 2: a loss on another process is not finite. The step is dropped.'
+    assert log.read_text().count(words) == 1
+    record = json.loads((folder / 'run' / 'loss_guard' / 'iter_2.json').read_text())
+    assert len({image['path'] for image in record['images']}) == 4  # two images on each of two processes
+    weights = torch.load(folder / 'run/rank1.pth')['weights']
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_two_processes_validate_as_one_does(folder):
+    (scalars,) = folder.glob('run/*/vis_data/scalars.json')
+    two = json.loads(scalars.read_text().splitlines()[-1])
+    checkpoint = folder / 'run/epoch_1.pth'
+    work_dir = folder / 'one'
+    mim(
+        *('test', 'mmdet', folder / 'config.py', '--checkpoint', checkpoint, '--work-dir', work_dir),
+        *('--cfg-options', *OPTIONS, 'test_evaluator.outfile_prefix=test'),
+    )
+    one = json.loads(next(work_dir.glob('*/*.json')).read_text())
+    metrics = [name for name in one if name.startswith('coco/')]
+    assert {name: two[name] for name in metrics} == pytest.approx({name: one[name] for name in metrics}, abs=1e-6)
+    assert one['coco/bbox_mAP'] > 0.2
+    assert one['coco/segm_mAP'] > 0.2
+
+    # five images over two processes: the sixth, which fills the second one's share, is not scored
+    found = [json.loads((folder / f'{run}.segm.json').read_text()) for run in ('val', 'test')]
+    assert [d['image_id'] for d in found[0]] == [d['image_id'] for d in found[1]]
+    assert {d['image_id'] for d in found[0]} == {1, 2, 3, 4, 5}
+    scores = [[d['score'] for d in detections] for detections in found]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)

@@ -1,33 +1,30 @@
-"""Started by torchrun: trains a config on two gloo processes of a CPU build of torch and saves the weights of each."""
+"""Imported by the config of test_two_processes.py: each process keeps its weights; a checkpoint has the first one's."""
 
-import sys
+from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
-config, work_dir = sys.argv[1:]
-dist.init_process_group('gloo')  # MMEngine's own start-up asks for CUDA
-torch.set_num_threads(1)
-cfg = Config.fromfile(config)
-cfg.merge_from_dict(
-    {
-        'work_dir': work_dir,
-        'launcher': 'pytorch',
-        'env_cfg.dist_cfg.backend': 'gloo',
-        'train_cfg.max_epochs': 1,
-        'train_dataloader.batch_size': 2,
-        'default_hooks.logger.interval': 1,
-        'randomness': {'seed': 0},
-    }
-)
-for loader in (cfg.train_dataloader, cfg.val_dataloader):
-    loader.num_workers = 0
-    loader.persistent_workers = False
-cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', 'device_ids': None}
-runner = Runner.from_cfg(cfg)
-runner.train()
-names = [group['name'] for group in runner.optim_wrapper.optimizer.param_groups]
-torch.save({'names': names, 'weights': runner.model.module.state_dict()}, f'{work_dir}/rank{dist.get_rank()}.pth')
-dist.destroy_process_group()
+
+@HOOKS.register_module()
+class KeepEachProcess(Hook):
+    def after_train(self, runner) -> None:
+        names = [group['name'] for group in runner.optim_wrapper.optimizer.param_groups]
+        record = {'names': names, 'weights': runner.model.module.state_dict()}
+        torch.save(record, Path(runner.work_dir, f'rank{get_rank()}.pth'))
+
+
+@HOOKS.register_module()
+class SpoilSecondProcess(Hook):
+    """Makes the mask loss of the second process NaN at one iteration."""
+
+    def __init__(self, iteration: int):
+        self.iteration = iteration
+
+    def before_train(self, runner):
+        def spoil(module, args, output):
+            return output * torch.nan if get_rank() == 1 and runner.iter + 1 == self.iteration else output
+
+        runner.model.module.roi_head.mask_head.loss_mask.register_forward_hook(spoil)

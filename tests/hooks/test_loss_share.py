@@ -94,3 +94,9 @@ def test_stage_weights_of_a_cascade_count():
     assert weights['s1.loss_mask'] == 0.5
     assert weights['s2.loss_cls'] == 0.25
     assert 's0.loss_cls' not in weights
+
+
+def test_one_process_says_nothing_of_several(train_tiny, capsys):
+    runner, _ = train_tiny(default_hooks=HOOKS)
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert 'first of' not in capsys.readouterr().out + log.read_text()
