@@ -1,8 +1,10 @@
 """Files that are there whole or not at all: a process killed while it writes leaves the file before as it was."""
 
+import contextlib
 import os
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -31,8 +33,8 @@ def write_atomically(data: bytes, path: str | Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # the rename is in the folder's own data; Windows cannot open a folder and needs no such call
-    if os.name == 'posix':
+    # the rename is in the folder's own data; Windows cannot open a folder, some network disks cannot sync one
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -49,21 +51,27 @@ def remove_unfinished(folder: str | Path) -> list[str]:
 
 
 def is_whole_checkpoint(path: str | Path) -> bool:
-    """Whether a checkpoint file can be read to its end, by the check sums that ``torch.save`` writes.
+    """Whether a checkpoint file can be read to its end: by the check sums that ``torch.save`` writes, and by torch itself.
 
-    Files of torch < 1.6 have none; they pass when they begin as such a file does.
+    A file that torch refuses for what it holds is whole: whoever loads it gets the words of the refusal.
     """
+    import torch
+
     path = Path(path)
     if path.is_dir():  # DeepSpeed and FSDP write folders, one file a process
         return True
     try:
-        with path.open('rb') as file:
-            if file.read(2) == b'\x80\x02':
-                return True
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError):
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    return False
+        torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
+    except UnpicklingError as error:
+        return 'Weights only load failed' in str(error) and 'truncated' not in str(error)
+    except Exception:  # a damaged file makes zipfile and torch raise anything
         return False
+    return True
 
 
 @register_backend('mmext.atomic', force=True)

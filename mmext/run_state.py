@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import EarlyStoppingHook
 from mmengine.runner import EpochBasedTrainLoop
@@ -37,13 +38,47 @@ def sampler_of(dataloader: DataLoader) -> Sampler:
     return getattr(getattr(dataloader, 'batch_sampler', None), 'sampler', dataloader.sampler)
 
 
-def patience_used(hooks: Sequence) -> dict[str, dict]:
-    """Count and best score of each early stopping, by the metric that it follows."""
-    return {
-        hook.monitor: {'wait_count': hook.wait_count, 'best_score': float(hook.best_score)}
+def patience_used(hooks: Sequence) -> list[dict]:
+    """What each early stopping follows, has counted and allows, in the order of the hooks."""
+    return [
+        {
+            'monitor': hook.monitor,
+            'rule': hook.rule,
+            'patience': hook.patience,
+            'wait_count': hook.wait_count,
+            'best_score': float(hook.best_score),
+        }
         for hook in hooks
         if isinstance(hook, EarlyStoppingHook)
-    }
+    ]
+
+
+def restore_patience(hooks: Sequence, saved: Sequence[dict], stopped: bool) -> str | None:
+    """Let early stopping go on counting; returns why there is nothing left to train, or None.
+
+    Args:
+        hooks: of the run now.
+        saved: of :func:`patience_used`.
+        stopped: whether one of them had stopped the run.
+    """
+    left = [hook for hook in hooks if isinstance(hook, EarlyStoppingHook)]
+    known = []
+    for state in saved:
+        hook = next((hook for hook in left if (hook.monitor, hook.rule) == (state['monitor'], state['rule'])), None)
+        if hook is not None:
+            left.remove(hook)
+            hook.wait_count, hook.best_score = state['wait_count'], state['best_score']
+            known.append((hook, state))
+    if not stopped or not known:
+        return None
+    spent = [(hook, state) for hook, state in known if state['wait_count'] >= state['patience']]
+    if spent and all(hook.patience > state['wait_count'] for hook, state in spent):
+        return None  # the person has given it more patience
+    reasons = [f'{hook.monitor} did not improve {hook.wait_count} times, patience is {hook.patience}' for hook, _ in spent]
+    reason = ', '.join(reasons) or f'{known[0][0].monitor} reached its threshold or was not finite'
+    return (
+        f'This run had stopped early: {reason}. Nothing is left to train; to go on, raise the patience of EarlyStoppingHook.'
+    )
 
 
 def collect(runner, validated: bool) -> dict:
@@ -60,6 +95,7 @@ def collect(runner, validated: bool) -> dict:
         'random': all_gather_object(random_state()),
         'sampler': {key: getattr(sampler, key) for key in ('seed', 'epoch') if isinstance(getattr(sampler, key, None), int)},
         'early_stopping': patience_used(runner.hooks),
+        'stopped': bool(runner.train_loop.stop_training),
     }
 
 
@@ -69,26 +105,30 @@ def restore(runner, state: dict) -> list[str]:
     The order of the data goes on as it was whatever the number of workers. In an epoch-based loop the random numbers do
     too, so that the resumed run equals one that was never stopped.
     """
+    if state.get('version') != 1:
+        return ['The checkpoint is of another version of mmext: order of the data and random numbers start anew.']
     lines = []
-    loader = runner.train_dataloader
-    sampler = sampler_of(loader)
-    for key, value in state['sampler'].items():
-        setattr(sampler, key, value)
+    loader, loop = runner.train_dataloader, runner.train_loop
+    sampler, by_epoch = sampler_of(loader), isinstance(loop, EpochBasedTrainLoop)
+    for key in ('seed', 'epoch') if by_epoch else ('seed',):  # an iteration-based loop counts the epochs again itself
+        if key in state['sampler'] and hasattr(sampler, key):
+            setattr(sampler, key, int(state['sampler'][key]))
     # the loader was built before the checkpoint gave the run its old seed
     if isinstance(loader.worker_init_fn, functools.partial) and 'seed' in loader.worker_init_fn.keywords:
         loader.worker_init_fn = functools.partial(loader.worker_init_fn, seed=runner.seed)
-    for hook in runner.hooks:
-        if isinstance(hook, EarlyStoppingHook) and hook.monitor in state['early_stopping']:
-            vars(hook).update(state['early_stopping'][hook.monitor])
-            if hook.wait_count >= hook.patience:
-                runner.train_loop.stop_training = True
-                lines.append(
-                    f'This run had stopped early: {hook.monitor} did not improve {hook.wait_count} times. Nothing is left '
-                    f'to train; to go on, set the patience of EarlyStoppingHook, now {hook.patience}, higher.'
-                )
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        _restart_endless_sampler(runner, sampler)
-        lines.append('Iteration-based loop: the order of the data is kept, the random numbers of its augmentation are not.')
+    stopped = restore_patience(runner.hooks, state['early_stopping'], state['stopped'])
+    if stopped:
+        loop.stop_training = True
+        lines.append(stopped)
+    if not by_epoch:
+        # the loop has opened its loader by now, with the new process's own seed
+        if isinstance(sampler, InfiniteSampler):
+            sampler.indices = sampler._indices_of_rank()
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+        order = 'is kept' if isinstance(sampler, (InfiniteSampler, DefaultSampler)) else 'may be another'
+        lines.append(
+            f'Iteration-based loop: the order of the data {order}, the random numbers of its augmentation start anew.'
+        )
     elif get_world_size() != len(state['random']):
         lines.append(
             f'Written by {len(state["random"])} processes, resumed by {get_world_size()}: random numbers start anew.'
@@ -101,14 +141,6 @@ def restore(runner, state: dict) -> list[str]:
                 'With train_dataloader.persistent_workers=False a resumed run equals one that was never stopped.'
             )
     return lines
-
-
-def _restart_endless_sampler(runner, sampler: Sampler) -> None:
-    """An iteration-based loop has opened its loader by now, with the new process's own seed."""
-    if hasattr(sampler, '_indices_of_rank'):
-        sampler.indices = sampler._indices_of_rank()
-        iterator = runner.train_loop.dataloader_iterator
-        runner.train_loop.dataloader_iterator = type(iterator)(runner.train_dataloader)
 
 
 def validation_is_due(loop) -> bool:

@@ -76,12 +76,27 @@ def _stand_ins() -> list[tuple[object, str]]:
     return served
 
 
+def _load_from_url(url: str, map_location=None, model_dir: str | None = None) -> dict:
+    """MMEngine's download, by the first process alone, but with ``weights_only=True``, which torch.hub leaves off."""
+    from mmengine.dist import barrier, is_main_process
+    from torch.hub import load_state_dict_from_url
+
+    if not is_main_process():
+        barrier()
+    checkpoint = load_state_dict_from_url(url, model_dir, map_location, weights_only=True)
+    if is_main_process():
+        barrier()
+    return checkpoint
+
+
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` read checkpoints that MMEngine wrote, with ``weights_only=True`` kept.
+    """Let checkpoints that MMEngine wrote be read with ``weights_only=True``, files and http(s) addresses alike.
 
     Does nothing on torch < 2.6, whose ``torch.load`` unpickles without restriction unless told otherwise.
     """
     import torch
+    from mmengine.runner import CheckpointLoader
 
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6):
         torch.serialization.add_safe_globals(_stand_ins())
+        CheckpointLoader.register_scheme(('http://', 'https://'), _load_from_url, force=True)

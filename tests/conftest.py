@@ -137,6 +137,7 @@ def train_tiny(tmp_path):
         noisy=False,
         shuffle=False,
         sampler='DefaultSampler',
+        workers=0,
         validate=False,
         batch_size=1,
         optimizer=None,
@@ -159,6 +160,7 @@ def train_tiny(tmp_path):
             'dataset': Images(images, noisy),
             'sampler': {'type': sampler, 'shuffle': shuffle},
             'batch_size': batch_size,
+            'num_workers': workers,
             'collate_fn': {'type': 'default_collate'},
         }
         if validate:

@@ -82,3 +82,40 @@ def test_a_file_with_a_hole_is_not_whole(checkpoint, tmp_path):
     (tmp_path / 'hole.pth').write_bytes(data)
     assert not is_whole_checkpoint(tmp_path / 'hole.pth')
     assert not is_whole_checkpoint(tmp_path / 'missing.pth')
+
+
+def test_a_disk_that_cannot_sync_folders_is_no_error(tmp_path, monkeypatch):
+    def refuse(path, flags):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, 'open', refuse)
+    write_atomically(b'new', tmp_path / 'file')
+    assert (tmp_path / 'file').read_bytes() == b'new'
+
+
+@given(position=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
+def test_a_changed_byte_is_noticed_or_does_no_harm(checkpoint, position, bits):
+    data = bytearray(checkpoint.read_bytes())
+    data[int(len(data) * position)] ^= bits
+    changed = checkpoint.with_name('changed.pth')
+    changed.write_bytes(data)
+    if is_whole_checkpoint(changed):
+        found = torch.load(changed, weights_only=True)
+        assert torch.equal(found['state_dict']['weight'], torch.arange(2000.0))
+
+
+def test_a_cut_file_of_the_old_format_is_not_whole(tmp_path):
+    torch.save({'weight': torch.ones(300)}, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    data = (tmp_path / 'old.pth').read_bytes()
+    for share in (0.2, 0.6, 0.95):
+        (tmp_path / 'cut.pth').write_bytes(data[: int(len(data) * share)])
+        assert not is_whole_checkpoint(tmp_path / 'cut.pth')
+
+
+def test_a_file_that_torch_refuses_is_whole(tmp_path):
+    class Foreign:
+        def __reduce__(self):
+            return (print, ('ran',))
+
+    torch.save({'meta': Foreign()}, tmp_path / 'foreign.pth')
+    assert is_whole_checkpoint(tmp_path / 'foreign.pth')

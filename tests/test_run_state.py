@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmext.run_state import random_state, set_random_state, validation_is_due
+from mmext.run_state import patience_used, random_state, restore_patience, set_random_state, validation_is_due
 
 
 def draw():
@@ -64,3 +64,33 @@ def test_validation_is_due_when_mmengine_validates(train_tiny, train_cfg):
 def test_no_validation_is_due_without_a_validation_loop(train_tiny):
     runner, _ = train_tiny()
     assert not validation_is_due(runner.train_loop)
+
+
+def early(**arguments):
+    from mmengine.hooks import EarlyStoppingHook
+
+    return EarlyStoppingHook(**{'monitor': 'size', 'rule': 'less', 'patience': 3, 'min_delta': 0.0, **arguments})
+
+
+def test_two_early_stoppings_of_one_metric_keep_their_own_counts():
+    first, second = early(), early(rule='greater')
+    first.wait_count, second.wait_count = 2, 1
+    again = [early(rule='greater'), early()]
+    assert restore_patience(again, patience_used([first, second]), stopped=False) is None
+    assert [hook.wait_count for hook in again] == [1, 2]
+
+
+def test_only_more_patience_lets_a_stopped_run_go_on():
+    hook = early()
+    hook.wait_count = 3
+    saved = patience_used([hook])
+    assert 'did not improve 3 times, patience is 3' in restore_patience([early()], saved, stopped=True)
+    assert restore_patience([early(patience=5)], saved, stopped=True) is None
+    assert restore_patience([], saved, stopped=True) is None
+
+
+def test_a_stop_at_the_threshold_stays_one():
+    hook = early(stopping_threshold=0.5)
+    hook.best_score = 0.4
+    words = restore_patience([early(stopping_threshold=0.5)], patience_used([hook]), stopped=True)
+    assert 'size reached its threshold or was not finite' in words

@@ -29,8 +29,8 @@ class SafeCheckpointHook(CheckpointHook):
       the sampler, and what early stopping has counted, under the key ``mmext``.
 
     Args:
-        on_write_error: what a file that cannot be written (full disk, no permission) does: ``'continue'`` keeps the last
-            good one, says so and goes on training; ``'stop'`` ends the training.
+        on_write_error: what a checkpoint that cannot be written (full disk, no permission) does: ``'continue'`` keeps the
+            last good one, says so and goes on, as long as the log can be written; ``'stop'`` ends the training.
         kwargs: MMEngine's: interval, by_epoch, max_keep_ckpts, save_best, rule, out_dir and so on.
 
     Raises:
@@ -59,27 +59,33 @@ class SafeCheckpointHook(CheckpointHook):
         if local and is_main_process():
             for name in remove_unfinished(self.out_dir):
                 runner.logger.warning(f'An earlier run was stopped while it wrote {name}: the unfinished file is removed.')
-        self._find_moved_best(runner)
+        self._take_best_of_this_folder(runner)
         if not self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
             runner.logger.warning(
                 'by_epoch=False in an epoch-based loop: a run resumed from such a checkpoint begins its epoch again.'
             )
 
-    def _find_moved_best(self, runner) -> None:
-        """The best checkpoint of a run whose folder has moved since lies in the new place."""
-        for key, path in runner.message_hub.runtime_info.items():
-            if key.startswith('best_ckpt') and path and not self.file_backend.exists(path):
-                here = self.file_backend.join_path(self.out_dir, Path(path).name)
-                if self.file_backend.exists(here):
-                    runner.message_hub.update_info(key, here)
-                    if hasattr(self, 'best_ckpt_path'):
-                        self.best_ckpt_path = here
-                    else:
-                        self.best_ckpt_path_dict[key.removeprefix('best_ckpt_')] = here
+    def _take_best_of_this_folder(self, runner) -> None:
+        """A folder that was moved or copied has its own best files; those of the other place are not to be deleted."""
+        for indicator in self.key_indicators if self.save_best else []:
+            several = len(self.key_indicators) > 1
+            key = f'best_ckpt_{indicator}' if several else 'best_ckpt'
+            path = runner.message_hub.runtime_info.get(key)
+            here = self.file_backend.join_path(self.out_dir, Path(path).name) if path else None
+            if here is not None:
+                runner.message_hub.update_info(key, here)
+            if several:
+                self.best_ckpt_path_dict[indicator] = here
+            else:
+                self.best_ckpt_path = here
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         if self._state is not None:
             checkpoint['mmext'] = self._state
+        # OneCycleLR keeps a function among its numbers, which no safe load takes
+        for state in checkpoint.get('param_schedulers', []):
+            for key in [key for key, value in state.items() if callable(value)] if isinstance(state, dict) else []:
+                del state[key]
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         if self._training:
@@ -130,7 +136,9 @@ class SafeCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
         for old in outdated:
-            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+            outdated_path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+            if outdated_path != path:  # a template without a number has one file for all
+                self._remove(outdated_path)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         """MMEngine's, but the best one so far is deleted when the new one is on the disk."""

@@ -1,5 +1,6 @@
 """Catch a loss or gradient that is no number, or that explodes, before it reaches the weights."""
 
+import hashlib
 import json
 import math
 import statistics
@@ -11,7 +12,8 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -50,7 +52,7 @@ def spike_limit(totals: Sequence[float], spike: float | None) -> float:
         totals: of the last good steps.
         spike: multiple of the median; None for no limit.
     """
-    if spike is None or len(totals) < _ENOUGH:
+    if spike is None or len(totals) < _ENOUGH or statistics.median(totals) <= 0:
         return math.inf
     return max(spike * statistics.median(totals), _ABOVE_LARGEST * max(totals))
 
@@ -65,15 +67,17 @@ def batch_record(data_batch: object) -> list[dict]:
     """Path, id, size and ground truth of the images of a batch; boxes (x1, y1, x2, y2) in pixels of the network's input."""
     samples = data_batch.get('data_samples', []) if isinstance(data_batch, Mapping) else []
     records = []
-    for sample in samples or []:
-        boxes = sample.gt_instances.bboxes
+    for sample in samples if isinstance(samples, (list, tuple)) else []:
+        truth = getattr(sample, 'gt_instances', {})
+        boxes, labels = truth.get('bboxes'), truth.get('labels')
+        meta = getattr(sample, 'metainfo', {})
         records.append(
             {
-                'path': sample.metainfo.get('img_path'),
-                'id': sample.metainfo.get('img_id'),
-                'size': [int(side) for side in sample.metainfo.get('img_shape', ())],
-                'boxes': getattr(boxes, 'tensor', boxes).tolist(),
-                'labels': sample.gt_instances.labels.tolist(),
+                'path': meta.get('img_path'),
+                'id': meta.get('img_id'),
+                'size': [int(side) for side in meta.get('img_shape', ())],
+                'boxes': [] if boxes is None else getattr(boxes, 'tensor', boxes).tolist(),
+                'labels': [] if labels is None else labels.tolist(),
             }
         )
     return records
@@ -96,6 +100,11 @@ def remedies(kind: str, images: Sequence[dict], clipped: bool, base_rate: float)
     if kind == 'spike':
         lines.append('If such totals are usual in your data: default_hooks.loss_guard.spike=None')
     return lines
+
+
+def _model_text(runner) -> str:
+    """Fingerprint of the model's config, which has the losses and their weights."""
+    return hashlib.sha1(str(runner.cfg.get('model')).encode()).hexdigest()
 
 
 @HOOKS.register_module()
@@ -146,27 +155,52 @@ class LossGuardHook(Hook):
         self._norms: list[tuple[_NormBase, list[torch.Tensor]]] = []
         self._handles: list = []
         self._in_a_row = 0
+        self._reduced_by = 1.0
         self._fault = self._stepped = False
         self._batches_seen = self._batches_without = 0
 
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        saved = checkpoint.get('mmext_loss_guard')
+        if saved and getattr(runner, '_resume', False):
+            self._reduced_by = saved['factor']
+            if saved['model'] == _model_text(runner):  # of other losses or weights the totals say nothing
+                self._totals.extend(saved['totals'])
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint['mmext_loss_guard'] = {
+            'totals': list(self._totals),
+            'factor': self._reduced_by,
+            'model': _model_text(runner),
+        }
+
     def before_train(self, runner) -> None:
-        if not isinstance(runner.optim_wrapper, OptimWrapper):
+        if isinstance(runner.optim_wrapper, OptimWrapperDict):
             raise InputError('LossGuardHook watches one optimizer; with several set default_hooks.loss_guard=None.')
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            runner.logger.warning(
+                f'LossGuardHook cannot look into {type(runner.optim_wrapper).__name__}: no step is watched.'
+            )
+            return
+        schedulers = runner.param_schedulers or []
+        if self.policy == 'reduce' and any(isinstance(scheduler, OneCycleParamScheduler) for scheduler in schedulers):
+            raise InputError(
+                "LossGuardHook: policy='reduce' has no hold on OneCycleLR, which sets every rate anew. Use policy='skip'."
+            )
         self._runner = runner
         self._model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._handles = [
             self._model.register_forward_hook(self._keep_losses, with_kwargs=True),
             runner.optim_wrapper.optimizer.register_step_pre_hook(self._look),
         ]
-        past = runner.message_hub.log_scalars.get('train/loss')
-        if past is not None:  # of the run that is resumed
-            self._totals.extend(float(total) for total in past.data[0][-self._totals.maxlen :] if math.isfinite(total))
 
     def after_train(self, runner) -> None:
         for handle in self._handles:
             handle.remove()
+        self._handles = []
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        if not self._handles:
+            return
         if not self._batches:  # with accumulated gradients several batches make a step
             self._norms = [
                 (module, [buffer.clone() for buffer in module.buffers(recurse=False)])
@@ -183,31 +217,41 @@ class LossGuardHook(Hook):
 
     def _look(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         """Called by the optimizer before its step; a step with no gradients left changes nothing."""
-        self._stepped = True
         norm = self._norm_on_host()
-        flags = self._flags(optimizer, norm)
+        bad_loss, bad_gradient, exploded = self._flags(optimizer, norm)
+        # a fused optimizer is stepped by AMP's scaler in any case, and told here that there is nothing to do
+        skipped = getattr(optimizer, 'found_inf', None)
+        flags = torch.stack(
+            [bad_loss, bad_gradient, exploded, bad_loss * 0 if skipped is None else (skipped > 0).reshape(())]
+        )
+        flags = flags.float()
         if get_world_size() > 1:
             all_reduce(flags, 'max')
         # the one synchronisation: all flags in one number
-        code = int((flags * torch.tensor([1, 2, 4], device=flags.device)).sum().item())
-        self._fault = code > 0
-        if not self._fault:
+        code = int((flags[0] + flags[1] * 2 + flags[2] * 4 + flags[3] * 8).item())
+        self._stepped = code < 8
+        self._fault = 0 < code < 8
+        if self._fault:
+            self._act(next(name for bit, name in enumerate(_FAULTS) if code >> bit & 1), norm, optimizer)
+        elif self._stepped:
             self._in_a_row = 0
-            return
+
+    def _act(self, kind: str, norm: float | None, optimizer: torch.optim.Optimizer) -> None:
+        """Stop, skip or reduce; on every process alike."""
         self._in_a_row += 1
-        kind = next(name for bit, name in enumerate(_FAULTS) if code >> bit & 1)
         for module, buffers in self._norms:
             for buffer, before in zip(module.buffers(recurse=False), buffers, strict=True):
                 buffer.copy_(before)
-        reason = self._reason(kind, norm)
+        reason, images, losses = self._evidence(kind, norm)
         stop = self.policy == 'stop' or self._in_a_row > self.max_in_a_row
-        place, images = self._write(kind, reason, with_state=stop)
+        place = self._write(kind, reason, images, losses, with_state=stop)
         if stop:
             self._stop(kind, reason, place, images)
         optimizer.zero_grad(set_to_none=True)
         action = 'The step is dropped.'
         if self.policy == 'reduce':
             scale_rates(self._runner.optim_wrapper, self._runner.param_schedulers or [], self.factor)
+            self._reduced_by *= self.factor
             action = f'The step is dropped and all rates are multiplied by {self.factor:g}.'
         self._runner.logger.warning(
             f'Loss guard, iteration {self._runner.iter + 1}: {reason} {action} {self._in_a_row} in a row, at most '
@@ -222,41 +266,52 @@ class LossGuardHook(Hook):
         norms = self._runner.message_hub.log_scalars.get('train/grad_norm')
         return None if norms is None else float(norms.current())
 
-    def _flags(self, optimizer: torch.optim.Optimizer, norm: float | None) -> torch.Tensor:
-        """1 or 0 for each of _FAULTS, on the model's device."""
-        grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+    def _flags(self, optimizer: torch.optim.Optimizer, norm: float | None) -> tuple[torch.Tensor, ...]:
+        """Whether each of _FAULTS is there, on the model's device; nothing of it is copied to or from the host."""
         device = next(self._model.parameters()).device
         values = [value.float() for losses in self._losses for value in losses.values()]
-        losses = torch.stack(values) if values else torch.zeros(1, device=device)
-        totals = [torch.stack([v.float() for v in step.values()]).sum() for step in self._losses if step]
-        largest = torch.stack(totals).max() if totals else torch.zeros((), device=device)
+        totals = [torch.stack([value.float() for value in losses.values()]).sum() for losses in self._losses if losses]
+        none = torch.zeros((), dtype=torch.bool, device=device)
+        bad_loss = ~torch.isfinite(torch.stack(values)).all() if values else none
+        exploded = torch.stack(totals).max() > spike_limit(self._totals, self.spike) if totals else none
         if norm is not None:
-            bad_gradient = torch.tensor(not math.isfinite(norm), device=device)
+            bad_gradient = none if math.isfinite(norm) else ~none
         else:
-            sizes = torch.stack([torch.linalg.vector_norm(grad).float() for grad in grads]) if grads else losses[:0]
-            bad_gradient = ~torch.isfinite(sizes).all()
-        bad_loss = ~torch.isfinite(losses).all()
-        exploded = largest > spike_limit(self._totals, self.spike)
-        return torch.stack([bad_loss, bad_gradient, exploded]).float()
+            sizes = [
+                torch.linalg.vector_norm(parameter.grad).float()
+                for group in optimizer.param_groups
+                for parameter in group['params']
+                if parameter.grad is not None
+            ]
+            bad_gradient = ~torch.isfinite(torch.stack(sizes)).all() if sizes else none
+        return bad_loss, bad_gradient, exploded
 
-    def _reason(self, kind: str, norm: float | None) -> str:
-        values = {name: float(value) for losses in self._losses for name, value in losses.items()}
+    def _evidence(self, kind: str, norm: float | None) -> tuple[str, list[dict], list[dict]]:
+        """Reason in words, images and losses, of the first process that has the fault; images of all of them."""
+        losses = [{name: float(value) for name, value in batch.items()} for batch in self._losses]
+        images = [record for batch in self._batches for record in batch_record(batch)]
+        found = all_gather_object((self._reason(kind, norm, losses), images, losses))
+        everyone = [image for _, theirs, _ in found for image in theirs]
+        reason, _, losses = next((facts for facts in found if facts[0]), ('a loss or gradient is not finite.', [], losses))
+        return reason, everyone, losses
+
+    def _reason(self, kind: str, norm: float | None, losses: Sequence[Mapping[str, float]]) -> str | None:
         if kind == 'loss':
-            bad = [f'{name} is {value}' for name, value in values.items() if not math.isfinite(value)]
-            return f'{some(bad) or "a loss on another process is not finite"}.'
+            pairs = [(name, value) for batch in losses for name, value in batch.items() if not math.isfinite(value)]
+            return f'{some(f"{name} is {value}" for name, value in pairs)}.' if pairs else None
         if kind == 'gradient':
             bad = [n for n, p in self._model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
             parts = dict.fromkeys(map(part_of, bad))
-            where = f'in {len(bad)} tensors of {", ".join(parts)}' if bad else f'its norm is {norm}'
+            where = f'in {len(bad)} tensors of {", ".join(parts)}' if bad else 'its norm overflows'
             return f'the gradient is not finite ({where}), though every loss is.'
-        usual = statistics.median(self._totals) if self._totals else math.nan
-        limit = spike_limit(self._totals, self.spike)
-        return f'the total loss {sum(values.values()):.4g} is above {limit:.4g}; the median of late is {usual:.4g}.'
+        total, limit = max(sum(batch.values()) for batch in losses), spike_limit(self._totals, self.spike)
+        if total <= limit:
+            return None
+        usual = statistics.median(self._totals)
+        return f'the total loss {total:.4g} is above {limit:.4g}; the median of late is {usual:.4g}.'
 
-    def _write(self, kind: str, reason: str, with_state: bool) -> tuple[Path, list[dict]]:
+    def _write(self, kind: str, reason: str, images: Sequence[dict], losses: Sequence[dict], with_state: bool) -> Path:
         runner = self._runner
-        # all of them, since the loss that is no number may be another process's
-        images = [image for rank in all_gather_object([r for b in self._batches for r in batch_record(b)]) for image in rank]
         folder = Path(runner.work_dir, 'loss_guard')
         place = folder / f'iter_{runner.iter + 1}.json'
         state = folder / f'before_iter_{runner.iter + 1}.pth'
@@ -267,7 +322,7 @@ class LossGuardHook(Hook):
             'reason': reason,
             'epoch': runner.epoch + 1,
             'iteration': runner.iter + 1,
-            'losses': [{name: str(float(value)) for name, value in losses.items()} for losses in self._losses],
+            'losses': [{name: str(value) for name, value in batch.items()} for batch in losses],
             'median_total': statistics.median(self._totals) if self._totals else None,
             'rates': {group.get('name', str(number)): group['lr'] for number, group in enumerate(groups)},
             'images': images,
@@ -275,18 +330,14 @@ class LossGuardHook(Hook):
         }
         try:
             if with_state:
-                runner.save_checkpoint(
-                    str(folder),
-                    state.name,
-                    meta={'epoch': runner.epoch, 'iter': runner.iter},
-                    by_epoch=False,
-                    backend_args={'backend': 'mmext.atomic'},
-                )
+                meta = {'epoch': runner.epoch, 'iter': runner.iter}
+                backend = {'backend': 'mmext.atomic'}
+                runner.save_checkpoint(str(folder), state.name, meta=meta, by_epoch=False, backend_args=backend)
             if is_main_process():
-                write_atomically(json.dumps(record, indent=2).encode(), place)
+                write_atomically(json.dumps(record, indent=2, default=str).encode(), place)
         except OSError as error:
             runner.logger.error(f'The evidence could not be written to {folder}: {error}')
-        return place, images
+        return place
 
     def _stop(self, kind: str, reason: str, place: Path, images: Sequence[dict]) -> None:
         wrapper = self._runner.optim_wrapper
@@ -307,24 +358,36 @@ class LossGuardHook(Hook):
         )
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        if not self._handles:
+            return
         scalars = runner.message_hub.log_scalars
         values = {name: float(scalars[f'train/{name}'].current()) for name in outputs or {} if f'train/{name}' in scalars}
         total = values.get('loss', 0.0)
         if hasattr(self._model, 'roi_head'):
             self._batches_seen += 1
             self._batches_without += has_no_positive_roi(values)
-        if self._stepped:
-            if not self._fault:
-                self._totals.append(total)
-            self._batches, self._losses = [], []
-        elif not math.isfinite(total):
-            # AMP's scaler drops steps by itself, which is how it works; a loss that stays so is not
-            self._in_a_row += 1
-            if self._in_a_row > self.max_in_a_row:
-                reason = self._reason('loss', None)
-                self._stop('loss', reason, *self._write('loss', reason, with_state=True))
+        if not runner.optim_wrapper.should_update():
+            return  # gradients are still being gathered
+        if self._stepped and not self._fault:
+            self._totals.append(total)
+        elif not self._stepped:
+            self._skipped_by_scaler(runner)
+        self._batches, self._losses, self._norms = [], [], []
+
+    def _skipped_by_scaler(self, runner) -> None:
+        """AMP's scaler drops steps by itself, on all processes alike, which is how it works; a loss that stays so is not."""
+        finite = all(torch.isfinite(value).all() for losses in self._losses for value in losses.values())
+        bad = torch.full((), 0.0 if finite else 1.0, device=next(self._model.parameters()).device)
+        if get_world_size() > 1:
+            all_reduce(bad, 'max')
+        self._in_a_row = self._in_a_row + 1 if bad.item() else 0
+        if self._in_a_row > self.max_in_a_row:
+            reason, images, losses = self._evidence('loss', None)
+            self._stop('loss', reason, self._write('loss', reason, images, losses, with_state=True), images)
 
     def after_train_epoch(self, runner) -> None:
+        if not self._handles:
+            return
         counts = torch.tensor([self._batches_without, self._batches_seen])
         self._batches_seen = self._batches_without = 0
         if get_world_size() > 1:

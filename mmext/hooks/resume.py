@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.table import Table
 
@@ -37,11 +37,13 @@ def newest_whole_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str
         InputError: there are checkpoints, and none of them is whole.
     """
     work_dir = Path(work_dir)
-    pointer = work_dir / 'last_checkpoint'
+    try:
+        written = Path((work_dir / 'last_checkpoint').read_text().strip())
+    except (FileNotFoundError, UnicodeDecodeError):
+        written = Path()
+    if not written.name:
+        return _newest_without_pointer(work_dir)
     lines = []
-    if not pointer.is_file():
-        return None, []
-    written = Path(pointer.read_text().strip())
     named = next((path for path in (work_dir / written.name, written) if path.exists()), None)
     if named is None:
         lines.append(f'{written.name}, the last checkpoint of this run, is neither in {work_dir} nor at {written.parent}.')
@@ -57,6 +59,15 @@ def newest_whole_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str
             return path, [*lines, f'The one before it is taken: {path}.']
         lines.append(f'{path} is damaged: it cannot be read to its end.')
     raise InputError('\n'.join([*lines, f'No other checkpoint is left in {named.parent}. Start without --resume.']))
+
+
+def _newest_without_pointer(work_dir: Path) -> tuple[Path | None, list[str]]:
+    """A run that was killed between its first checkpoint and the file that names it: the last one written."""
+    files = [path for path in work_dir.glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_whole_checkpoint(path):
+            return path, [f'last_checkpoint is missing or empty: {path.name}, the last one written, is taken.']
+    return None, []
 
 
 def _before(named: Path) -> list[Path]:
@@ -109,38 +120,46 @@ class ResumeHook(Hook):
     def __init__(self):
         self._state: dict | None = None
         self._resumed: Resumed | None = None
+        self._between_epochs = True
 
     def before_run(self, runner) -> None:
         allow_mmengine_checkpoints()
         if not isinstance(runner, Runner) or not runner._resume:
             return
-        if runner._load_from is None:
-            decision = [_decide(runner) if is_main_process() else None]
-            broadcast_object_list(decision)
-            path, lines, error = decision[0]
-            if error:
-                raise InputError(error)
-            for line in lines:
-                runner.logger.warning(line)
-            runner._load_from = path
-        elif Path(runner._load_from).exists() and not is_whole_checkpoint(runner._load_from):
-            raise InputError(
-                f'resume from {runner._load_from}: the file is damaged, it cannot be read to its end. '
-                'Use --resume without a file: it takes the newest whole checkpoint of the work_dir.'
-            )
+        # the first process decides for all, and all of them get its error
+        decision = [_decide(runner) if is_main_process() else None]
+        broadcast_object_list(decision)
+        path, lines, error = decision[0]
+        if error:
+            raise InputError(error)
+        for line in lines:
+            runner.logger.warning(line)
+        runner._load_from = path
+        if not isinstance(runner.optim_wrapper, BaseOptimWrapper):
+            runner._resume = False  # a test or validation needs the weights alone
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        # MMEngine's resume would run this text as Python; its own checkpoints have none (theirs is under 'cfg')
+        if isinstance(checkpoint.get('meta'), dict) and checkpoint['meta'].pop('config', None) is not None:
+            runner.logger.warning("The checkpoint's meta.config is Python code, and was not run.")
         if not isinstance(runner, Runner) or not runner._resume:
             return
-        # MMEngine's resume would run this text as Python; its own checkpoints have none (theirs is under 'cfg')
-        if checkpoint.get('meta', {}).pop('config', None) is not None:
-            runner.logger.warning("The checkpoint's meta.config is Python code, and was not run.")
-        if not isinstance(runner.optim_wrapper, OptimWrapper) or isinstance(runner.param_schedulers, dict):
+        missing = [key for key in ('meta', 'message_hub', 'state_dict') if key not in checkpoint]
+        if missing:
+            raise InputError(
+                f'resume from {runner._load_from}: the file has no {missing[0]!r}: it holds weights, not a run. '
+                'Start from the weights: load_from=FILE, without --resume.'
+            )
+        if isinstance(runner.optim_wrapper, OptimWrapperDict) or isinstance(runner.param_schedulers, dict):
             runner.logger.warning('Several optimizers: resumed as MMEngine does it, by position and with the old rates.')
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         iterations = _other_iteration(runner, checkpoint['meta'])
-        self._resumed = resume_by_name(checkpoint, model, runner.optim_wrapper, runner.param_schedulers or [], iterations)
+        schedulers = runner.param_schedulers or []
+        self._resumed = resume_by_name(
+            checkpoint, model, runner.optim_wrapper, schedulers, iterations, runner.cfg.pretty_text
+        )
+        self._between_epochs = iterations is None
         if iterations is not None:
             checkpoint['meta']['iter'] = iterations
         self._state = checkpoint.get('mmext')
@@ -158,30 +177,38 @@ class ResumeHook(Hook):
             rates = 'rates of the config as it is now' if resumed.changed else 'rates as they were'
             lines.insert(0, f'Optimizer state found by name: {kept} of {tensors} tensors; {rates}.')
             tell(runner.logger, rate_table(resumed.rows) if resumed.changed else None, lines)
-        if state is not None and not state['validated'] and validation_is_due(runner.train_loop):
-            runner.logger.info('The run ended before the validation of its last epoch: it is done now.')
+        if state is not None and self._between_epochs and not state['validated'] and validation_is_due(runner.train_loop):
+            runner.logger.info('The last epoch has not been validated: it is done now.')
             runner.val_loop.run()
 
 
 def _decide(runner) -> tuple[str | None, list[str], str | None]:
-    """Path to resume from, lines to log, or the words of an error; for the first process, which tells the others."""
+    """Path to resume from, lines to log, or the words of an error."""
     try:
-        path, lines = newest_whole_checkpoint(runner.work_dir)
-    except InputError as error:
-        return None, [], str(error)
+        return *_choose(runner), None
+    except Exception as error:  # whatever it is, the other processes wait for the answer
+        return None, [], str(error) if isinstance(error, InputError) else f'--resume: {type(error).__name__}: {error}'
+
+
+def _choose(runner) -> tuple[str | None, list[str]]:
+    asked = runner._load_from
+    if asked is not None:
+        if Path(asked).exists() and not is_whole_checkpoint(asked):
+            raise InputError(
+                f'resume from {asked}: the file is damaged, it cannot be read to its end. '
+                'Use --resume without a file: it takes the newest whole checkpoint of the work_dir.'
+            )
+        return asked, []
+    path, lines = newest_whole_checkpoint(runner.work_dir)
     if path is not None:
-        return str(path), lines, None
+        return str(path), lines
     written = _load_from_of_the_file(runner.cfg.filename)
     if written:
-        return (
-            None,
-            [],
-            (
-                f'--resume: there is no checkpoint in {runner.work_dir} to go on from, and MMDetection drops load_from with '
-                f'--resume, so this run would begin without {written}. Start it without --resume.'
-            ),
+        raise InputError(
+            f'--resume: there is no checkpoint in {runner.work_dir} to go on from, and MMDetection drops load_from with '
+            f'--resume, so this run would begin without {written}. Start it without --resume.'
         )
-    return None, [f'There is no checkpoint in {runner.work_dir} to go on from: training starts at the beginning.'], None
+    return None, [*lines, f'There is no checkpoint in {runner.work_dir} to go on from: training starts at the beginning.']
 
 
 def _other_iteration(runner, meta: dict) -> int | None:
@@ -191,8 +218,8 @@ def _other_iteration(runner, meta: dict) -> int | None:
         return None
     iteration = meta['epoch'] * len(loop.dataloader)
     runner.logger.warning(
-        f'An epoch has {len(loop.dataloader)} iterations now, and the checkpoint is at iteration {meta["iter"]} after '
-        f'{meta["epoch"]} epochs: the run goes on at iteration {iteration}, its schedule too.'
+        f'The checkpoint is at iteration {meta["iter"]}. {meta["epoch"]} epochs of {len(loop.dataloader)} iterations, as '
+        f'they are now, are {iteration}: the run goes on there, at the beginning of an epoch, and its schedule too.'
     )
     return iteration
 

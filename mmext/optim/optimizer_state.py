@@ -8,21 +8,27 @@ from dataclasses import dataclass
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.optim.scheduler.param_scheduler import ReduceOnPlateauParamScheduler, _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import (
+    OneCycleParamScheduler,
+    ReduceOnPlateauParamScheduler,
+    _ParamScheduler,
+)
 from torch import nn
 
-from mmext.analysis.runs import parse_config
+from mmext.analysis.runs import flatten, parse_config
 from mmext.errors import InputError, some
 from mmext.optim.param_groups import part_of
 from mmext.registry import PARAM_SCHEDULERS
 
 # a scheduler's lists with one value for each parameter group
-_BY_GROUP = ('base_values', '_last_value', 'min_values')
+_BY_GROUP = ('base_values', '_last_value')
 # what a plateau scheduler has learnt of the validation so far
 _PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_step', '_global_step')
 _BUFFERS_OF_NORMS = ('running_mean', 'running_var', 'num_batches_tracked')
 # AdamW is Adam with another rule for the decay; their moments are the same
 _SAME_STATE = {'AdamW': 'Adam'}
+# options of an optimizer that need state of their own
+_STATE_OF_OPTION = {'amsgrad': 'max_exp_avg_sq', 'centered': 'grad_avg'}
 _ROUNDING = 1e-6
 
 
@@ -58,7 +64,9 @@ class Resumed:
     changed: bool
 
 
-def parameter_names(optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> list[str]:
+def parameter_names(
+    optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], model: nn.Module, same_freezing: bool = True
+) -> list[str]:
     """Name of each parameter of a saved optimizer, in the order of its indices.
 
     Our checkpoints store the names. For others they follow from the order in which MMEngine's constructors take them, that
@@ -68,6 +76,7 @@ def parameter_names(optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], 
         optimizer: saved state of a torch optimizer.
         state_dict: weights in the same checkpoint.
         model: the model now; says which names are buffers and which parameters are frozen.
+        same_freezing: whether the old config froze what the config now freezes.
 
     Raises:
         InputError: the order cannot be told for sure.
@@ -78,7 +87,11 @@ def parameter_names(optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], 
         by_index = dict(zip(indices, (name for group in groups for name in group['param_names']), strict=True))
         return [by_index[index] for index in sorted(by_index)]
     buffers = {name for name, _ in model.named_buffers()}
-    everything = [n for n in state_dict if n not in buffers and n.rpartition('.')[2] not in _BUFFERS_OF_NORMS]
+    # a parameter that two modules share has two names among the weights and one in the optimizer
+    once = {name for name, _ in model.named_parameters()}
+    second_names = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
+    no_parameters = buffers | second_names
+    everything = [n for n in state_dict if n not in no_parameters and n.rpartition('.')[2] not in _BUFFERS_OF_NORMS]
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     trainable = [name for name in everything if name not in frozen]
     candidates = [names for names in (everything, trainable) if len(names) == len(indices)]
@@ -90,6 +103,12 @@ def parameter_names(optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], 
             'resume=False.'
         )
     names = candidates[0]
+    if names is not everything and not same_freezing:
+        raise InputError(
+            'The optimizer in the checkpoint has no names, and its run froze other parts of the model (frozen_stages) than '
+            'the config does now, so it cannot be told which momentum is whose. Resume with the frozen_stages of the old '
+            'run, or start from its weights alone: load_from=FILE, resume=False.'
+        )
     wrong = [
         f'{names[index]} {tuple(state_dict[names[index]].shape)} has state of {tuple(value.shape)}'
         for index, state in optimizer['state'].items()
@@ -104,14 +123,14 @@ def parameter_names(optimizer: Mapping, state_dict: Mapping[str, torch.Tensor], 
     return names
 
 
-def read_old(checkpoint: Mapping, model: nn.Module) -> OldOptimizer:
+def read_old(checkpoint: Mapping, model: nn.Module, same_freezing: bool = True) -> OldOptimizer:
     """Settings and state by parameter name of a checkpoint that MMEngine's Runner wrote.
 
     Raises:
         InputError: see :func:`parameter_names`.
     """
     optimizer = checkpoint['optimizer']
-    names = parameter_names(optimizer, checkpoint['state_dict'], model)
+    names = parameter_names(optimizer, checkpoint['state_dict'], model, same_freezing)
     groups = optimizer['param_groups']
     group_of = {names[index]: number for number, group in enumerate(groups) for index in group['params']}
     settings = {name: groups[number] for name, number in group_of.items()}
@@ -126,6 +145,7 @@ def resume_by_name(
     optim_wrapper: OptimWrapper,
     schedulers: Sequence[_ParamScheduler],
     iterations: int | None = None,
+    config: str = '',
 ) -> Resumed:
     """Rewrite ``checkpoint['optimizer']`` and ``checkpoint['param_schedulers']`` for the optimizer and schedulers of now.
 
@@ -139,6 +159,7 @@ def resume_by_name(
         optim_wrapper: as built from the config, its schedulers not yet stepped.
         schedulers: likewise; they are stepped here when rates or schedules differ.
         iterations: at which the run goes on, when that is not the checkpoint's number (an epoch has another length now).
+        config: text of the config now.
 
     Raises:
         InputError: the parameters of the checkpoint's optimizer cannot be told.
@@ -148,7 +169,7 @@ def resume_by_name(
     old_config = _config_of(checkpoint)
     lines: list[str] = []
     if 'optimizer' in checkpoint:
-        old = read_old(checkpoint, model)
+        old = read_old(checkpoint, model, _freezing(old_config) == _freezing(_parsed(config)))
     else:
         old = OldOptimizer({}, {}, {}, {})
         lines.append('The checkpoint has no optimizer state (best_*.pth have none): momentum starts from nothing.')
@@ -158,18 +179,22 @@ def resume_by_name(
         )
         old = OldOptimizer(old.settings, old.group, {}, old.base)
 
-    state, kept, other_shape = {}, set(), []
+    state, kept, other_shape, without = {}, set(), [], []
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     for index, parameter in enumerate(parameters):
         name = names[parameter]
         if name not in old.states:
             continue
-        if all(v.shape == parameter.shape for v in old.states[name].values() if isinstance(v, torch.Tensor) and v.ndim):
+        if _lacks_state(optimizer.defaults, old.states[name]):
+            without.append(name)
+        elif all(v.shape == parameter.shape for v in old.states[name].values() if isinstance(v, torch.Tensor) and v.ndim):
             state[index] = old.states[name]
             kept.add(name)
         else:
             other_shape.append(name)
     gone = [name for name in old.states if name not in set(names.values())]
+    if without:
+        lines.append(f'Moments start from nothing: an option of {type(optimizer).__name__} that is on now was off then.')
     if other_shape:
         lines.append(f'Momentum starts from nothing where the shape is another now: {some(other_shape)}.')
     if gone:
@@ -181,7 +206,10 @@ def resume_by_name(
         _copy_rates(optim_wrapper, groups, old, schedulers, old_schedulers)
         changed = False
     else:
-        lines += _follow_schedule(checkpoint['meta'], iterations, optim_wrapper, schedulers, old, old_schedulers, old_config)
+        guarded = checkpoint.get('mmext_loss_guard', {}).get('factor', 1.0)
+        lines += _follow_schedule(
+            checkpoint['meta'], iterations, guarded, optim_wrapper, schedulers, old, old_schedulers, old_config
+        )
         for scheduler in schedulers:
             scheduler._last_value = [group[scheduler.param_name] for group in optim_wrapper.param_groups]
         changed = True
@@ -227,30 +255,60 @@ def _by_part(rows: Sequence[GroupChange]) -> list[GroupChange]:
 
 def _config_of(checkpoint: Mapping) -> dict:
     """The old run's settings, read without running them; empty where they are not plain literals."""
-    text = checkpoint.get('meta', {}).get('cfg') or checkpoint.get('message_hub', {}).get('runtime_info', {}).get('cfg')
+    return _parsed(checkpoint['meta'].get('cfg'))
+
+
+def _parsed(text: object) -> dict:
     try:
-        return parse_config(text or '')
+        return parse_config(text) if isinstance(text, str) else {}
     except (SyntaxError, ValueError):
         return {}
+
+
+def _freezing(config: Mapping) -> dict[str, object]:
+    """What a config says of frozen parts of its model, by dotted key."""
+    settings = flatten({'model': config.get('model') or {}})
+    return {key: value for key, value in settings.items() if 'frozen' in key or 'freeze' in key}
+
+
+def _lacks_state(options: Mapping, state: Mapping) -> bool:
+    """Whether the optimizer now would look for state that the old one never had: ``amsgrad`` switched on, for one."""
+    needed = [name for option, name in _STATE_OF_OPTION.items() if options.get(option)]
+    if 'centered' in options and options.get('momentum'):  # RMSprop makes it with its first step only
+        needed.append('momentum_buffer')
+    return any(name not in state for name in needed)
 
 
 def _same_kind(old: OldOptimizer, optimizer: torch.optim.Optimizer, old_config: Mapping) -> bool:
     now = type(optimizer).__name__
     before = (old_config.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
     if isinstance(before, str):
+        before = before.rpartition('.')[2]
         return _SAME_STATE.get(now, now) == _SAME_STATE.get(before, before)
     return all((key in old.base) == (key in optimizer.defaults) for key in ('momentum', 'betas')) or not old.base
 
 
 def _old_types(old_config: Mapping) -> list[type | None]:
     cfgs = old_config.get('param_scheduler') or []
-    kinds = [cfg.get('type') for cfg in (cfgs if isinstance(cfgs, list) else [cfgs])]
-    return [PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else None for kind in kinds]
+    return [_known_scheduler(cfg.get('type')) for cfg in (cfgs if isinstance(cfgs, list) else [cfgs])]
+
+
+def _known_scheduler(kind: object) -> type | None:
+    """A scheduler class that is registered already: the name comes from a file, nothing is imported for it.
+
+    None for OneCycleLR as well: it keeps a function among its numbers, which a checkpoint has not.
+    """
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else None
+    root = PARAM_SCHEDULERS.parent
+    found = (registry.module_dict.get(name) for registry in (PARAM_SCHEDULERS, root, *root.children.values()))
+    kinds = (cls for cls in found if isinstance(cls, type) and issubclass(cls, _ParamScheduler))
+    return next((cls for cls in kinds if not issubclass(cls, OneCycleParamScheduler)), None)
 
 
 def _constants(state: Mapping) -> dict:
-    counters = (*_BY_GROUP, *_PLATEAU, 'optimizer', 'verbose')
-    return {key: value for key, value in state.items() if key not in counters}
+    counters = (*_BY_GROUP, *_PLATEAU, 'optimizer', 'verbose', 'min_values')
+    constants = {key: value for key, value in state.items() if key not in counters and not callable(value)}
+    return constants | {'min_values': set(state.get('min_values', ()))}
 
 
 def _nothing_changed(
@@ -300,7 +358,8 @@ def _copy_rates(
         if base is not None:
             base[key] = old.base[key]
     for scheduler, state in zip(schedulers, old_schedulers, strict=True):
-        for key, value in state.items():
+        for key in vars(scheduler).keys() & state.keys() - {'min_values'}:
+            value = state[key]
             if key in _BY_GROUP:  # the last one is the placeholder's
                 value = [value[old.group[members[0]]] for members in groups] + value[-1:] * (base is not None)
             setattr(scheduler, key, value)
@@ -309,6 +368,7 @@ def _copy_rates(
 def _follow_schedule(
     meta: Mapping,
     iterations: int | None,
+    guarded: float,
     optim_wrapper: OptimWrapper,
     schedulers: Sequence[_ParamScheduler],
     old: OldOptimizer,
@@ -319,6 +379,8 @@ def _follow_schedule(
     epochs, old_iterations = meta.get('epoch', 0), meta.get('iter', 0)
     _step(schedulers, epochs, old_iterations if iterations is None else iterations)
     factor, lines = _reductions(epochs, old_iterations, old, old_schedulers, old_config)
+    if not old_schedulers or lines:
+        factor = guarded
     if factor != 1:
         lines.append(f'Reductions of the rates so far (plateau, loss guard) are kept: a factor of {factor:.3g}.')
         for group in optim_wrapper.param_groups:
@@ -332,11 +394,16 @@ def _follow_schedule(
             lines.append(
                 f'{type(scheduler).__name__} follows {scheduler.monitor} now, not {state["monitor"]}: it starts anew.'
             )
-    scales = {_base_factor(state, old) for state in old_schedulers if 'base_values' in state}
+    scales = {_base_factor(state, old) for state in old_schedulers if 'base_values' in state and _of_rates(state)}
     if len(scales) == 1:
         for scheduler in schedulers:
-            _scale_base(scheduler, *scales)
+            if scheduler.param_name == 'lr':
+                _scale_base(scheduler, *scales)
     return lines
+
+
+def _of_rates(state: Mapping) -> bool:
+    return state.get('param_name') == 'lr'
 
 
 def _base_factor(state: Mapping, old: OldOptimizer) -> float:
@@ -373,15 +440,19 @@ def _reductions(
         return 1.0, []
     types = _old_types(old_config)
     if len(types) != len(old_schedulers) or None in types:
-        return 1.0, ['The schedule of the old run cannot be read: rates follow the schedule of now, without its reductions.']
+        return 1.0, [
+            'The schedule of the old run cannot be read: rates follow the schedule of now, without reductions by a plateau.'
+        ]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=initial)
+    optimizer.param_groups[0].update({key: value for key, value in old.base.items() if key.endswith('_lr')}, lr=initial)
     optimizer.param_groups[0]['initial_lr'] = initial
     pure = []
     for kind, state in zip(types, old_schedulers, strict=True):
         scheduler = kind.__new__(kind)
-        vars(scheduler).update(copy.deepcopy(dict(state)), optimizer=optimizer, verbose=False)
-        if isinstance(scheduler, ReduceOnPlateauParamScheduler) or scheduler.param_name != 'lr':
+        if issubclass(kind, ReduceOnPlateauParamScheduler) or not _of_rates(state):
             continue
+        numbers = {key: value for key, value in state.items() if not hasattr(kind, key)}  # no file replaces a method
+        vars(scheduler).update(copy.deepcopy(numbers), optimizer=optimizer, verbose=False)
         scheduler.base_values, scheduler.last_step, scheduler._global_step = [initial], -1, -1
         pure.append(scheduler)
     optimizer._global_step = 0

@@ -103,3 +103,16 @@ def test_two_processes_validate_as_one_does(folder):
     assert {d['image_id'] for d in found[0]} == {1, 2, 3, 4, 5}
     scores = [[d['score'] for d in detections] for detections in found]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+@pytest.mark.parametrize('wrapper', [{}, {'type': 'ScaledOnCpu'}, {'accumulative_counts': 2}])
+def test_both_stop_at_the_same_step_when_one_is_bad_for_long(run_command, tmp_path, wrapper):
+    script = Path(__file__).with_name('guard_processes.py')
+    run_command('torchrun', '--nproc_per_node=2', '--master_port=29714', script, wrapper, tmp_path / 'run')
+    first, second = ((tmp_path / 'run' / f'rank{rank}.txt').read_text() for rank in (0, 1))
+    assert first == second
+    iteration = 8 if 'accumulative_counts' in wrapper else 5
+    assert first.startswith(
+        f'Training stopped at iteration {iteration} (epoch 1), before the step changed any weight: loss_mask'
+    )
+    assert '(3 faults in a row)' in first

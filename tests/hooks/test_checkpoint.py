@@ -1,4 +1,5 @@
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_what_validation_decided_is_in_the_file(train_tiny, tmp_path):
     (early,) = [hook for hook in runner.hooks if type(hook).__name__ == 'EarlyStoppingHook']
     ours = torch.load(tmp_path / 'run' / 'epoch_3.pth', weights_only=True)
     assert ours['mmext']['validated']
-    assert ours['mmext']['early_stopping'] == {'size': {'wait_count': early.wait_count, 'best_score': early.best_score}}
+    (saved,) = ours['mmext']['early_stopping']
+    assert (saved['wait_count'], saved['best_score']) == (early.wait_count, early.best_score)
     assert early.wait_count
     assert ours['param_schedulers'] == [runner.param_schedulers[0].state_dict()]
     best = ours['message_hub']['runtime_info']['best_ckpt']
@@ -166,3 +168,37 @@ def test_checkpoints_within_an_epoch_are_warned_of(train_tiny, tmp_path):
     runner, _ = train_tiny(default_hooks=hooks(by_epoch=False, interval=4))
     assert files(tmp_path / 'run') == ['iter_12.pth', 'iter_4.pth', 'iter_8.pth']
     assert 'by_epoch=False in an epoch-based loop' in log_of(runner)
+
+
+def test_a_copied_folder_leaves_the_best_file_of_the_first(train_tiny, tmp_path):
+    settings = {'default_hooks': hooks(save_best='size', rule='less'), 'validate': True, 'lr': 0.002}
+    train_tiny(**settings, epochs=2)
+    before = files(tmp_path / 'run')
+    shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
+    train_tiny(**settings, epochs=3, folder='copy', resume=True)
+    assert files(tmp_path / 'run') == before
+    assert [name for name in files(tmp_path / 'copy') if 'best' in name] == ['best_size_epoch_3.pth']
+
+
+def test_a_path_that_a_checkpoint_names_is_not_deleted(train_tiny, tmp_path):
+    settings = {'default_hooks': hooks(save_best='size', rule='less'), 'validate': True, 'lr': 0.002}
+    train_tiny(**settings, epochs=2)
+    (tmp_path / 'precious').mkdir()
+    checkpoint = torch.load(tmp_path / 'run' / 'epoch_2.pth')
+    checkpoint['message_hub']['runtime_info']['best_ckpt'] = str(tmp_path / 'precious')
+    torch.save(checkpoint, tmp_path / 'run' / 'epoch_2.pth')
+    train_tiny(**settings, epochs=3, resume=True)
+    assert (tmp_path / 'precious').exists()
+
+
+def test_save_best_may_be_taken_out_of_a_moved_run(train_tiny, tmp_path):
+    train_tiny(default_hooks=hooks(save_best='size', rule='less'), epochs=2, validate=True)
+    (tmp_path / 'run').rename(tmp_path / 'moved')
+    runner, _ = train_tiny(default_hooks=hooks(), epochs=3, validate=True, resume=True, folder='moved')
+    assert runner.epoch == 3
+
+
+def test_a_template_without_a_number_keeps_its_file(train_tiny, tmp_path):
+    train_tiny(default_hooks=hooks(filename_tmpl='latest.pth', max_keep_ckpts=1), epochs=3)
+    assert files(tmp_path / 'run') == ['latest.pth']
+    assert torch.load(tmp_path / 'run' / 'latest.pth')['meta']['epoch'] == 3

@@ -162,25 +162,26 @@ def test_accumulated_gradients_are_looked_at_together(train_tiny):
 
 
 def test_one_synchronisation_a_step_beyond_stock(train_tiny):
-    """Reading a number from a tensor is what makes a GPU wait: aten::_local_scalar_dense, counted here on the CPU."""
+    """A GPU waits when a number is read from a tensor (_local_scalar_dense) or made into one (lift_fresh, then a copy)."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
-        reads = 0
+        reads = copies = 0
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             Count.reads += function is torch.ops.aten._local_scalar_dense.default
+            Count.copies += function is torch.ops.aten.lift_fresh.default
             return function(*args, **(kwargs or {}))
 
     class CountStep(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
-            Count.reads = 0
+            Count.reads = Count.copies = 0
             self.mode = Count()
             self.mode.__enter__()
 
         def after_train_iter(self, runner, **kwargs):
             self.mode.__exit__(None, None, None)
-            self.reads = Count.reads
+            self.reads = (Count.reads, Count.copies)
 
     def reads(**arguments):
         counter = CountStep()
@@ -189,8 +190,10 @@ def test_one_synchronisation_a_step_beyond_stock(train_tiny):
 
     guard = {'default_hooks': {'loss_guard': {'type': 'mmext.LossGuardHook'}}}
     for number, wrapper in enumerate((None, CLIP)):
-        stock = reads(wrapper=wrapper, folder=f'stock{number}')
-        assert reads(wrapper=wrapper, **guard, folder=f'guard{number}') <= stock + 1
+        read, copied = reads(wrapper=wrapper, folder=f'stock{number}')
+        ours = reads(wrapper=wrapper, **guard, folder=f'guard{number}')
+        assert ours[0] <= read + 1
+        assert ours[1] <= copied
 
 
 def test_steps_that_a_loss_scaler_skips_are_no_faults(train_tiny):
@@ -221,6 +224,8 @@ def test_steps_that_a_loss_scaler_skips_are_no_faults(train_tiny):
         | {k: v for k, v in spoil.weights[4].items() if k.startswith('neck.') and ('running' in k or 'tracked' in k)},
     )
     assert not list(Path(runner.work_dir).glob('loss_guard/*'))
+    once, _ = train(train_tiny, Spoil(3, math.inf), wrapper={'type': 'ScaledOnCpu'}, epochs=4, folder='once')
+    assert once.epoch == 4
     # a loss that stays infinite is one: the scaler would skip for ever
     with pytest.raises(TrainingStoppedError, match='loss_mask is nan'):
         train(train_tiny, Spoil(3, until=99), wrapper={'type': 'ScaledOnCpu'}, epochs=8, folder='forever')
@@ -267,3 +272,65 @@ def test_record_and_remedy_name_a_box_without_area():
 def test_arguments_out_of_range_are_refused(train_tiny, option, words):
     with pytest.raises(InputError, match=words):
         train_tiny(default_hooks={'loss_guard': {'type': 'mmext.LossGuardHook', **option}}, start=False)
+
+
+def test_a_fused_step_that_a_loss_scaler_takes_back_is_no_fault(train_tiny):
+    from mmengine.optim import OptimWrapper
+    from mmengine.registry import OPTIM_WRAPPERS
+
+    @OPTIM_WRAPPERS.register_module(force=True)
+    class FusedOnCpu(OptimWrapper):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
+
+        def backward(self, loss, **kwargs):
+            self.scaler.scale(loss).backward(**kwargs)
+            self._inner_count += 1
+
+        def step(self, **kwargs):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    sgd = {'type': 'SGD', 'lr': 0.02, 'fused': True}
+    spoil = Spoil(3, math.inf, gradient=True)
+    runner, _ = train(train_tiny, spoil, wrapper={'type': 'FusedOnCpu'}, optimizer=sgd, epochs=4)
+    assert runner.epoch == 4
+    assert same({k: v for k, v in spoil.weights[4].items() if 'mask' in k}, spoil.weights[3])
+
+
+def test_one_window_of_gathered_gradients_is_one_fault(train_tiny):
+    guard = {'policy': 'skip', 'max_in_a_row': 2}
+    runner, _ = train(train_tiny, Spoil(4, until=6), guard, wrapper={'accumulative_counts': 3}, epochs=6)
+    assert runner.epoch == 6
+    record = json.loads((Path(runner.work_dir) / 'loss_guard' / 'iter_6.json').read_text())
+    assert [batch['loss_mask'] for batch in record['losses']] == ['nan'] * 3
+
+
+def test_a_resumed_run_forgets_spikes_that_were_dropped(train_tiny, tmp_path):
+    hooks = {
+        'loss_guard': {'type': 'mmext.LossGuardHook', 'policy': 'skip'},
+        'resume': {'type': 'mmext.ResumeHook'},
+        'checkpoint': {'type': 'mmext.SafeCheckpointHook', 'interval': 1},
+    }
+    settings = {'default_hooks': hooks, 'lr': 1e-4, 'batch_size': 2}
+    train_tiny(**settings, epochs=10, custom_hooks=[Spoil(29, 1e4)])
+    runner, _ = train_tiny(**settings, epochs=12, resume=True, custom_hooks=[Spoil(32, 1e3)])
+    assert (Path(runner.work_dir) / 'loss_guard' / 'iter_32.json').exists()
+
+
+def test_negative_totals_have_no_limit():
+    assert spike_limit([-1.0] * 20, 10) == math.inf
+    assert spike_limit([0.0] * 20, 10) == math.inf
+
+
+def test_a_batch_of_another_make_has_no_record():
+    assert batch_record({'data_samples': {'sup': [1]}}) == []
+    assert batch_record([1, 2]) == []
+    assert batch_record({'data_samples': [object()]}) == [{'path': None, 'id': None, 'size': [], 'boxes': [], 'labels': []}]
+
+
+def test_reduce_has_no_hold_on_onecycle(train_tiny):
+    cycle = {'type': 'OneCycleLR', 'eta_max': 0.1, 'total_steps': 12, 'by_epoch': False}
+    with pytest.raises(InputError, match="policy='reduce' has no hold on OneCycleLR"):
+        train(train_tiny, Spoil(3), {'policy': 'reduce'}, param_scheduler=[cycle])

@@ -155,7 +155,7 @@ def test_a_validation_that_was_not_reached_is_done_first(train_tiny, tmp_path):
     resumed, lines = train_tiny(**settings, resume=True)
     assert 'size' in lines[0]
     assert lines[0]['step'] == 2
-    assert 'ended before the validation of its last epoch' in log_of(resumed)
+    assert 'The last epoch has not been validated: it is done now.' in log_of(resumed)
     assert all(torch.equal(w, resumed.model.state_dict()[name]) for name, w in calm.model.state_dict().items())
 
 
@@ -176,7 +176,9 @@ def test_a_run_that_stopped_early_stays_stopped(train_tiny):
     assert stopped < 8
     again, _ = train_tiny(**settings, custom_hooks=[stop], resume=True)
     assert again.epoch == stopped
-    assert 'This run had stopped early: size did not improve 2 times.' in log_of(again)
+    assert 'This run had stopped early: size did not improve 2 times, patience is 2. Nothing is left to train' in log_of(
+        again
+    )
     further, _ = train_tiny(**settings, custom_hooks=[{**stop, 'patience': 4}], resume=True)
     assert further.epoch == stopped + 2
 
@@ -189,7 +191,9 @@ def test_rates_old_and_new_are_logged_by_part(train_tiny, three):
     assert 'Optimizer state found by name: 4 of 4 tensors; rates of the config as it is now.' in log
 
 
-def test_iteration_based_training_keeps_the_order_of_its_data(train_tiny, tmp_path):
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_iteration_based_training_keeps_the_order_of_its_data(train_tiny, tmp_path, sampler, workers):
     from mmengine.hooks import Hook
 
     seen = []
@@ -199,12 +203,12 @@ def test_iteration_based_training_keeps_the_order_of_its_data(train_tiny, tmp_pa
             seen.append((runner.iter, data_batch['inputs'][0, 0].item()))
 
     hooks = HOOKS | {'checkpoint': {'type': 'mmext.SafeCheckpointHook', 'interval': 5, 'by_epoch': False}}
-    settings = {'default_hooks': hooks, 'train_cfg': {'by_epoch': False, 'max_iters': 12}, 'shuffle': True}
-    settings['custom_hooks'] = [Record()]
-    train_tiny(**settings, sampler='InfiniteSampler')
+    settings = {'default_hooks': hooks, 'train_cfg': {'by_epoch': False, 'max_iters': 9}, 'shuffle': True}
+    settings |= {'custom_hooks': [Record()], 'sampler': sampler, 'workers': workers}
+    train_tiny(**settings)
     calm, _ = list(seen), seen.clear()
     checkpoint = str(tmp_path / 'run' / 'iter_5.pth')
-    runner, _ = train_tiny(**settings, sampler='InfiniteSampler', resume=True, load_from=checkpoint)
+    runner, _ = train_tiny(**settings, resume=True, load_from=checkpoint)
     assert seen == calm[5:]
     assert 'Iteration-based loop: the order of the data is kept' in log_of(runner)
 
@@ -219,6 +223,32 @@ def test_code_in_a_checkpoint_is_not_run(train_tiny, three, tmp_path):
     assert runner.epoch == 4
     assert not (tmp_path / 'was_run').exists()
     assert "The checkpoint's meta.config is Python code, and was not run." in log_of(runner)
+
+
+def test_code_in_a_checkpoint_is_not_run_by_the_other_runner_either(train_tiny, tmp_path):
+    from mmengine.runner import FlexibleRunner
+
+    train_tiny(default_hooks=STOCK, epochs=3, constructor='stock')
+    three = tmp_path / 'run'
+    checkpoint = torch.load(three / 'epoch_3.pth')
+    checkpoint['meta']['config'] = f'open({str(tmp_path / "was_run")!r}, "w").close()'
+    torch.save(checkpoint, three / 'epoch_3.pth')
+    tiny = train_tiny(default_hooks=HOOKS, start=False, folder='other')
+    runner = FlexibleRunner(
+        model=tiny.model,
+        work_dir=str(tmp_path / 'flexible'),
+        train_dataloader=tiny._train_dataloader,
+        train_cfg={'by_epoch': True, 'max_epochs': 4},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.02, 'momentum': 0.9}},
+        default_hooks={'resume': {'type': 'mmext.ResumeHook'}},
+        resume=True,
+        load_from=str(three / 'epoch_3.pth'),
+        experiment_name='flexible',
+        default_scope='mmdet',
+    )
+    runner.train()
+    assert runner.epoch == 4
+    assert not (tmp_path / 'was_run').exists()
 
 
 def test_mmengines_own_checkpoint_loads_and_resumes(train_tiny, tmp_path):
@@ -249,3 +279,89 @@ def test_resume_does_not_drop_load_from_in_silence(train_tiny, tmp_path):
     object.__setattr__(runner.cfg, '_filename', str(config))
     with pytest.raises(InputError, match=r'this run would begin without coco\.pth\. Start it without --resume'):
         runner.train()
+
+
+@pytest.mark.parametrize('content', [b'', b'\xff\xfe\x00', None])
+def test_without_a_readable_pointer_the_last_file_written_is_taken(three, content):
+    (three / 'last_checkpoint').unlink()
+    if content is not None:
+        (three / 'last_checkpoint').write_bytes(content)
+    path, lines = newest_whole_checkpoint(three)
+    assert path == three / 'epoch_3.pth'
+    assert lines
+
+
+def test_nothing_is_imported_for_a_name_in_a_checkpoint(train_tiny, three, tmp_path, monkeypatch):
+    (tmp_path / 'evil.py').write_text(f"open({str(tmp_path / 'was_run')!r}, 'w').close()\nclass Scheduler: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = three / 'epoch_3.pth'
+    checkpoint = torch.load(path)
+    checkpoint['meta']['cfg'] = "param_scheduler = [dict(type='evil.Scheduler')]"
+    checkpoint['param_schedulers'] = [{'step': 1, 'param_name': 'lr', 'base_values': [0.02]}]
+    torch.save(checkpoint, path)
+    runner, _ = train_tiny(default_hooks=HOOKS, epochs=4, resume=True, param_scheduler=[COSINE])
+    assert runner.epoch == 4
+    assert not (tmp_path / 'was_run').exists()
+
+
+def test_a_file_of_weights_cannot_be_resumed(train_tiny, three, tmp_path):
+    weights = torch.load(three / 'epoch_3.pth')['state_dict']
+    torch.save({'state_dict': weights}, tmp_path / 'weights.pth')
+    with pytest.raises(InputError, match=r"has no 'meta': it holds weights, not a run"):
+        train_tiny(default_hooks=HOOKS, resume=True, load_from=str(tmp_path / 'weights.pth'))
+
+
+def test_validation_with_resume_left_on_loads_the_weights(train_tiny, three):
+    settings = {'default_hooks': HOOKS, 'validate': True, 'custom_keys': {'mask_head.bias': {'lr_mult': 3}}}
+    fresh = train_tiny(**settings, start=False, folder='fresh').val()['size']
+    runner = train_tiny(**settings, resume=True, start=False)
+    assert runner.val()['size'] != fresh
+    saved = torch.load(three / 'epoch_3.pth')['state_dict']
+    assert all(torch.equal(weight, saved[name]) for name, weight in runner.model.state_dict().items())
+
+
+def test_a_checkpoint_within_an_epoch_repeats_no_validation(train_tiny, tmp_path):
+    within = {'checkpoint': {'type': 'mmext.SafeCheckpointHook', 'interval': 8, 'by_epoch': False}}
+    settings = {'default_hooks': HOOKS | within, 'validate': True, 'param_scheduler': [PLATEAU]}
+    train_tiny(**settings, epochs=2)
+    runner, lines = train_tiny(**settings, epochs=2, resume=True, load_from=str(tmp_path / 'run' / 'iter_8.pth'))
+    assert lines[0]['step'] == 7  # the epoch begins again
+    assert runner.param_schedulers[0].last_step == 0  # by_epoch end: the last validation of a run is none to a plateau
+
+
+def test_onecycle_can_be_resumed(train_tiny, tmp_path):
+    cycle = {'type': 'OneCycleLR', 'eta_max': 0.1, 'total_steps': 24, 'by_epoch': False}
+    settings = {'default_hooks': HOOKS, 'epochs': 4, 'param_scheduler': [cycle]}
+    calm, _ = train_tiny(**settings)
+    resumed, _ = train_tiny(**settings, resume=True, load_from=str(tmp_path / 'run' / 'epoch_2.pth'))
+    assert all(torch.equal(w, resumed.model.state_dict()[name]) for name, w in calm.model.state_dict().items())
+
+
+def test_a_file_from_an_address_is_loaded_safely(train_tiny, three, tmp_path, monkeypatch):
+    import http.server
+    import threading
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+
+    class Foreign:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'was_run'), 'w'))
+
+    torch.save({'state_dict': {}, 'meta': Foreign()}, three / 'bad.pth')
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(three))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f'http://127.0.0.1:{server.server_port}'
+    runner, _ = train_tiny(default_hooks=HOOKS, load_from=f'{address}/epoch_3.pth', folder='from address')
+    assert runner.epoch == 2
+    with pytest.raises(UnpicklingError, match='was not an allowed global'):
+        train_tiny(default_hooks=HOOKS, load_from=f'{address}/bad.pth', folder='bad')
+    assert not (tmp_path / 'was_run').exists()
+    server.shutdown()

@@ -170,3 +170,71 @@ def test_frozen_parameters_are_not_counted(train_tiny, tmp_path):
     runner, _ = train_tiny(default_hooks=HOOKS, constructor='stock', paramwise_cfg=STOCK_GROUPS, change=frozen)
     checkpoint = torch.load(tmp_path / 'run' / 'epoch_2.pth', weights_only=True)
     assert list(momentum(checkpoint, runner.model)) == ['mask_head.weight', 'mask_head.bias']
+
+
+def test_another_frozen_part_is_a_doubt(train_tiny, tmp_path):
+    """As many parameters of the same shapes, but others: only the configs can tell."""
+
+    def frozen(model):
+        model.backbone.requires_grad_(False)
+        return model
+
+    runner, _ = train_tiny(default_hooks=HOOKS, constructor='stock', paramwise_cfg=STOCK_GROUPS, change=frozen)
+    checkpoint = torch.load(tmp_path / 'run' / 'epoch_2.pth')
+    with pytest.raises(InputError, match='its run froze other parts of the model'):
+        parameter_names(checkpoint['optimizer'], checkpoint['state_dict'], runner.model, same_freezing=False)
+
+
+def test_a_shared_parameter_counts_once(train_tiny, tmp_path):
+    def shared(model):
+        model.rpn_head = torch.nn.Linear(4, 1)
+        model.rpn_head.weight = model.mask_head.weight
+        return model
+
+    train_tiny(default_hooks=HOOKS, constructor='stock', change=shared)
+    again = resume_at(train_tiny, tmp_path / 'run' / 'epoch_2.pth', constructor='stock', change=shared)
+    assert 'momentum_buffer' in state_of(again)['mask_head.weight']
+
+
+def test_a_dotted_type_is_the_same_optimizer(train_tiny, tmp_path):
+    sgd = {'type': 'torch.optim.SGD', 'lr': 0.02, 'momentum': 0.9}
+    train_tiny(default_hooks=HOOKS, optimizer=sgd, constructor='stock')
+    again = resume_at(train_tiny, tmp_path / 'run' / 'epoch_2.pth', optimizer=sgd, constructor='stock')
+    assert all(state_of(again).values())
+
+
+def test_an_option_that_needs_state_of_its_own_starts_anew(train_tiny, tmp_path):
+    train_tiny(default_hooks=HOOKS, optimizer=ADAM)
+    runner, _ = train_tiny(default_hooks=HOOKS, optimizer={**ADAM, 'amsgrad': True}, epochs=3, resume=True)
+    assert runner.epoch == 3
+    log = (tmp_path / 'run' / runner.timestamp / f'{runner.timestamp}.log').read_text()
+    assert 'Moments start from nothing: an option of Adam that is on now was off then.' in log
+
+
+def test_a_new_floor_of_the_plateau_takes_effect(train_tiny, tmp_path):
+    settings = {'validate': True, 'default_hooks': HOOKS}
+    train_tiny(**settings, param_scheduler=[PLATEAU], epochs=3)
+    floor = [{**PLATEAU, 'min_value': 0.0015}]
+    again = resume_at(train_tiny, tmp_path / 'run' / 'epoch_2.pth', param_scheduler=floor, epochs=3, validate=True)
+    assert set(again.param_schedulers[0].min_values) == {0.0015}
+
+
+@pytest.mark.parametrize('scheduler', [[], SCHEDULE])
+def test_reductions_of_the_guard_are_kept(train_tiny, tmp_path, scheduler):
+    from mmengine.hooks import Hook
+
+    class Spoil(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 3:
+                data_batch['inputs'][:] = torch.nan
+
+    guard = HOOKS | {'loss_guard': {'type': 'mmext.LossGuardHook', 'policy': 'reduce', 'factor': 0.25}}
+    settings = {'default_hooks': guard, 'epochs': 4, 'param_scheduler': scheduler or None}
+    calm, _ = train_tiny(**settings, custom_hooks=[Spoil()])
+    rates = torch.load(tmp_path / 'run' / 'epoch_2.pth')['optimizer']['param_groups']
+    resumed, lines = train_tiny(**settings, resume=True, load_from=str(tmp_path / 'run' / 'epoch_2.pth'))
+    assert lines[0]['lr'] == pytest.approx(rates[0]['lr'])
+    assert resumed.optim_wrapper.get_lr()['lr'] == pytest.approx(calm.optim_wrapper.get_lr()['lr'])
+    # once more from a resumed one: the factor is still known
+    again = resume_at(train_tiny, tmp_path / 'run' / 'epoch_4.pth', param_scheduler=scheduler or None, lr=0.04, epochs=4)
+    assert again.optim_wrapper.get_lr()['lr'][0] == pytest.approx(2 * resumed.optim_wrapper.get_lr()['lr'][0])
