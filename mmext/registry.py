@@ -8,6 +8,8 @@ import sys
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
@@ -22,6 +24,8 @@ def _child(parent: Registry, location: str) -> Registry:
 
 DATASETS = _child(MMENGINE_DATASETS, 'mmext.datasets')
 HOOKS = _child(MMENGINE_HOOKS, 'mmext.hooks')
+LOOPS = _child(MMENGINE_LOOPS, 'mmext.loops')
+METRICS = _child(MMENGINE_METRICS, 'mmext.metrics')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmext.optim')
 PARAM_SCHEDULERS = _child(MMENGINE_PARAM_SCHEDULERS, 'mmext.optim')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'mmext.transforms')

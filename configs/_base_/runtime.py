@@ -5,7 +5,8 @@ custom_imports = dict(imports=['mmext.registry'], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=10),
+    # validation is written at its iteration: val_loss and the training loss share an axis
+    logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='mmext.SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
@@ -26,7 +27,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
 
-val_cfg = dict(type='ValLoop')
+val_cfg = dict(type='mmext.LossValLoop')
 test_cfg = dict(type='TestLoop')
 
 load_from = None

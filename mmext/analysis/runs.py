@@ -77,7 +77,9 @@ def read_run(work_dir: str | Path) -> Run:
         trained = tuple(line for line in lines if 'loss' in line)
         if trained:
             validated = tuple(line for line in lines if any(key.startswith('coco/') for key in line))
-            train, val = _resumed(train, trained, 'epoch') + trained, _resumed(val, trained, 'step') + validated
+            epochs = {line['step']: line['epoch'] for line in trained if 'epoch' in line and 'step' in line}
+            validated = _at_epochs(validated, epochs)
+            train, val = _resumed(train, trained, 'epoch') + trained, _resumed(val, trained, 'epoch') + validated
             config_file = log.with_name('config.py')
     try:
         config = flatten(read_config(config_file))
@@ -92,6 +94,21 @@ def _resumed(before: tuple[dict, ...], trained: tuple[dict, ...], key: str) -> t
     """What an earlier start of a run has before the epoch with which this one begins: nothing when it begins anew."""
     first = trained[0].get('epoch', 1)
     return tuple(line for line in before if line.get(key, first) < first)
+
+
+def _at_epochs(validated: tuple[dict, ...], epochs: dict[int, int]) -> tuple[dict, ...]:
+    """Validation lines with the epoch after which each was taken. Stock counts their ``step`` in epochs, we in iterations.
+
+    Args:
+        validated: lines of one log.
+        epochs: logged iteration of the training to its epoch.
+    """
+    by_epoch = all(line.get('step', 0) <= max(epochs.values(), default=0) for line in validated)
+
+    def epoch(step: float) -> float:
+        return step if by_epoch else max((epochs[i] for i in epochs if i <= step), default=0)
+
+    return tuple({**line, 'epoch': epoch(line['step'])} if 'step' in line else line for line in validated)
 
 
 def _read_lines(log: Path) -> tuple[list[dict], int]:

@@ -4,5 +4,14 @@ from mmext.hooks.group_lr import GroupLRHook
 from mmext.hooks.loss_guard import LossGuardHook
 from mmext.hooks.loss_share import LossShareHook
 from mmext.hooks.resume import ResumeHook
+from mmext.hooks.staged_training import StagedTrainingHook
 
-__all__ = ['ClassCheckHook', 'GroupLRHook', 'LossGuardHook', 'LossShareHook', 'ResumeHook', 'SafeCheckpointHook']
+__all__ = [
+    'ClassCheckHook',
+    'GroupLRHook',
+    'LossGuardHook',
+    'LossShareHook',
+    'ResumeHook',
+    'SafeCheckpointHook',
+    'StagedTrainingHook',
+]

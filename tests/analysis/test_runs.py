@@ -78,6 +78,16 @@ def test_a_config_is_read_and_never_run(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
+def test_validations_are_put_to_their_epochs_however_they_are_counted():
+    from mmext.analysis.runs import _at_epochs
+
+    epochs = {10: 1, 20: 2, 30: 3}
+    assert [line['epoch'] for line in _at_epochs(({'step': 1}, {'step': 3}), epochs)] == [1, 3]
+    assert [line['epoch'] for line in _at_epochs(({'step': 10}, {'step': 30}), epochs)] == [1, 3]
+    assert [line['epoch'] for line in _at_epochs(({'step': 15}, {'step': 31}), epochs)] == [1, 3]
+    assert _at_epochs(({'coco/bbox_mAP': 0.1},), {}) == ({'coco/bbox_mAP': 0.1},)
+
+
 def test_of_places_the_last_two_names_count():
     settings = {'work_dir': '/a', 'train_dataloader': {'dataset': {'ann_file': '/home/ann/set1/train.json'}}}
     settings['load_from'] = '/somewhere/else/coco.pth'
@@ -114,15 +124,17 @@ def test_a_stock_run_is_read(demo_config, run_command, tmp_path):
 
     warnings.simplefilter('ignore')
     cfg = Config.fromfile(demo_config)
-    text = cfg.dump().replace('mmext.CocoInstanceDataset', 'CocoDataset')
+    text = cfg.dump().replace('mmext.CocoInstanceDataset', 'CocoDataset').replace('mmext.CocoMetric', 'CocoMetric')
     cfg = Config.fromstring(text, '.py')
     cfg.pop('custom_imports')
     cfg.load_from = None
     cfg.optim_wrapper = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}}
     cfg.param_scheduler = []
-    for name in ('resume', 'class_check', 'group_lr', 'loss_share'):
+    for name in ('resume', 'class_check', 'group_lr', 'loss_share', 'loss_guard'):
         cfg.default_hooks.pop(name)
-    cfg.default_hooks.logger.interval = 1
+    cfg.default_hooks.checkpoint.type = 'CheckpointHook'
+    cfg.default_hooks.logger = {'type': 'LoggerHook', 'interval': 1}
+    cfg.val_cfg.type = 'ValLoop'
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.num_workers, loader.persistent_workers = 0, False
         for step in loader.dataset.pipeline:

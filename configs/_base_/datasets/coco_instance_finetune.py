@@ -48,5 +48,5 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val/annotations.json', metric=['bbox', 'segm'])
+val_evaluator = dict(type='mmext.CocoMetric', ann_file=data_root + 'val/annotations.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator

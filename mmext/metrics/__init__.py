@@ -1,0 +1,3 @@
+from mmext.metrics.coco_metric import CocoMetric
+
+__all__ = ['CocoMetric']

@@ -1,0 +1,132 @@
+"""COCO's mean average precision, with numbers also when nothing was detected."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO, COCOeval
+from mmdet.evaluation import CocoMetric as StockCocoMetric
+from mmengine.fileio import load
+from mmengine.logging import MMLogger
+from rich.table import Table
+
+from mmext.console import tell
+from mmext.registry import METRICS
+
+# place of each number in COCOeval.stats
+_STATS = {
+    'mAP': 0,
+    'mAP_50': 1,
+    'mAP_75': 2,
+    'mAP_s': 3,
+    'mAP_m': 4,
+    'mAP_l': 5,
+    'AR@100': 6,
+    'AR@300': 7,
+    'AR@1000': 8,
+    'AR_s@1000': 9,
+    'AR_m@1000': 10,
+    'AR_l@1000': 11,
+}
+_SHOWN = tuple(_STATS)[:6]
+
+
+def detections(truth: COCO, found: list[dict]) -> COCO:
+    """The detections as pycocotools wants them, an empty list too (``COCO.loadRes`` fails on that one)."""
+    if found:
+        return truth.loadRes(found)
+    empty = COCO()
+    empty.dataset = {'images': truth.dataset['images'], 'categories': truth.dataset['categories'], 'annotations': []}
+    empty.createIndex()
+    return empty
+
+
+def class_precision(precision: np.ndarray, number: int) -> dict[str, float]:
+    """Average precisions of one class, by the names that the overall ones have; -1 where the class has no ground truth.
+
+    Args:
+        precision: of COCOeval (IoU thresholds, recalls, classes, areas, detection caps).
+        number: of the class.
+    """
+    chosen = {'mAP': precision[:, :, number, 0, -1]}
+    chosen |= {f'mAP_{name}': precision[at, :, number, 0, -1] for name, at in (('50', 0), ('75', 5)) if at < len(precision)}
+    chosen |= {f'mAP_{name}': precision[:, :, number, area, -1] for area, name in enumerate('sml', 1)}
+    return {name: float(values[values > -1].mean()) if (values > -1).any() else -1.0 for name, values in chosen.items()}
+
+
+@METRICS.register_module()
+class CocoMetric(StockCocoMetric):
+    """MMDetection's CocoMetric, made safe to steer a training by: ``val_evaluator = dict(type='mmext.CocoMetric', ...)``.
+
+    - Every key is there also when nothing was detected in the whole data set, with the numbers that COCOeval gives for an
+      empty list: 0 where there is ground truth, -1 where there is none. Stock returns no key at all, and plateau,
+      early stopping and best checkpoint die of it.
+    - Values are not rounded to three digits.
+    - ``classwise=True`` gives ``bbox_Fiber_mAP`` and ``segm_Fiber_mAP``; stock's box and mask keys of a class are the same.
+
+    Takes MMDetection's arguments; with metrics other than ``bbox`` and ``segm``, or ``format_only``, it is MMDetection's.
+    """
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        if self.format_only or not set(self.metrics) <= {'bbox', 'segm'}:
+            return super().compute_metrics(results)
+        truths, predictions = zip(*results, strict=True)
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = self.outfile_prefix or str(Path(folder, 'results'))
+            if self._coco_api is None:
+                self._coco_api = COCO(self.gt_to_coco_json(gt_dicts=truths, outfile_prefix=prefix))
+            if self.cat_ids is None:
+                self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+            if self.img_ids is None:
+                self.img_ids = self._coco_api.get_img_ids()
+            files = self.results2json(predictions, prefix)
+            found = {metric: load(files[metric]) for metric in self.metrics}
+        values: dict[str, float] = {}
+        for metric, detected in found.items():
+            values |= self._evaluate(metric, detected)
+        return values
+
+    def _evaluate(self, metric: str, detected: list[dict]) -> dict[str, float]:
+        if metric == 'segm':
+            # with a box in it, pycocotools takes the box's area for the object's (small, medium, large)
+            detected = [{key: value for key, value in entry.items() if key != 'bbox'} for entry in detected]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(self._coco_api, detections(self._coco_api, detected), metric)
+            evaluation.params.catIds = self.cat_ids
+            evaluation.params.imgIds = self.img_ids
+            evaluation.params.maxDets = list(self.proposal_nums)
+            evaluation.params.iouThrs = self.iou_thrs
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        names = self.metric_items or _SHOWN
+        unknown = [name for name in names if name not in _STATS]
+        if unknown:
+            raise KeyError(f'metric_items: {unknown[0]!r} is unknown. There are: {", ".join(_STATS)}.')
+        values = {f'{metric}_{name}': float(evaluation.stats[_STATS[name]]) for name in names}
+        rows = [('all', {name: float(evaluation.stats[_STATS[name]]) for name in _SHOWN})]
+        if self.classwise:
+            for number, category in enumerate(self._coco_api.loadCats(self.cat_ids)):
+                one = class_precision(evaluation.eval['precision'], number)
+                rows.append((category['name'], one))
+                values[f'{metric}_{category["name"].replace("/", "_")}_mAP'] = one['mAP']
+        if not detected:
+            MMLogger.get_current_instance().warning(
+                f'No {metric} was detected in any image: AP is 0 (-1 without ground truth).'
+            )
+        tell(MMLogger.get_current_instance(), ap_table(metric, rows), [])
+        return values
+
+
+def ap_table(metric: str, rows: Sequence[tuple[str, dict[str, float]]]) -> Table:
+    """Average precisions of all classes together and, where asked for, of each."""
+    table = Table(title={'bbox': 'Boxes', 'segm': 'Masks'}[metric] + ': average precision', title_justify='left')
+    table.add_column('class')
+    for name in _SHOWN:
+        table.add_column(name.replace('mAP', 'AP').replace('_', ' '), justify='right')
+    for name, values in rows:
+        table.add_row(name, *(f'{values[key]:.3f}' if values.get(key, -1) > -1 else '-' for key in _SHOWN))
+    return table
