@@ -28,12 +28,20 @@ PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')
 
 # a recipe that inherits another's schedule and changes it
 OVERRIDDEN = {'mask-rcnn_r18_fpn_finetune_uniform': 'uniform', 'mask-rcnn_r18_fpn_finetune_uniform-5x': 'uniform'}
+# a recipe that changes something else of one that it inherits
+INHERITED = {
+    'mask-rcnn_r50_fpn_finetune_staged': 'backbone_tenth',
+    'mask-rcnn_r50_fpn_finetune_staged-matterport': 'uniform',
+    'mask-rcnn_r50_fpn_finetune_loss-weights': 'differential_10x',
+    'mask-rcnn_r50_fpn_finetune_small-objects': 'differential_10x',
+}
 
 
 def schedule_of(path):
     text = path.read_text()
     named = [name for name in MULTIPLIERS if f'/schedules/{name}.py' in text]
-    return named[0] if named else OVERRIDDEN[path.stem.removesuffix('_demo')]
+    recipe = path.stem.removesuffix('_demo').removesuffix('_microplastics')
+    return named[0] if named else (OVERRIDDEN | INHERITED)[recipe]
 
 
 @pytest.fixture(params=RECIPES, ids=str)
@@ -92,3 +100,27 @@ def test_contract(path, tmp_path):
     with torch.no_grad():
         prediction = model.test_step(inputs)[0].pred_instances
     assert prediction.masks.shape == (len(prediction.bboxes), *inputs['data_samples'][0].ori_shape[:2])
+
+
+@pytest.mark.parametrize('name', ['staged', 'staged-matterport'])
+def test_stages_fill_the_run_and_find_their_parts(name):
+    from mmext.hooks.staged_training import is_trained, length_mistakes, read_stages
+
+    cfg = Config.fromfile(mmext.recipe(f'mask-rcnn_r50_fpn_finetune_{name}'))
+    stages = read_stages(cfg.default_hooks.staged_training.stages)
+    assert length_mistakes(stages, cfg.train_cfg.max_epochs) == []
+    init_default_scope('mmdet')
+    parameters = dict(MODELS.build(cfg.model).named_parameters())
+    assert all(parameter.requires_grad for parameter in parameters.values())  # nothing is frozen before the stages
+    trained = [sum(is_trained(parameter, stage.train) for parameter in parameters) for stage in stages]
+    assert trained == sorted(set(trained))
+    assert trained[-1] == len(parameters)
+    assert cfg.find_unused_parameters
+
+
+def test_weights_of_the_losses_are_s1s():
+    from mmext.hooks.loss_share import loss_weights
+
+    init_default_scope('mmdet')
+    model = MODELS.build(Config.fromfile(mmext.recipe('mask-rcnn_r50_fpn_finetune_loss-weights')).model)
+    assert loss_weights(model) == {'loss_cls': 0.5, 'loss_bbox': 0.5}

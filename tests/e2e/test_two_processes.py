@@ -116,3 +116,30 @@ def test_both_stop_at_the_same_step_when_one_is_bad_for_long(run_command, tmp_pa
         f'Training stopped at iteration {iteration} (epoch 1), before the step changed any weight: loss_mask'
     )
     assert '(3 faults in a row)' in first
+
+
+def test_both_are_equal_after_every_stage(demo_config, tmp_path):
+    config = tmp_path / 'staged.py'
+    config.write_text(f"""
+_base_ = [{str(demo_config)!r}, __import__('mmext').base('cpu_ddp')]
+custom_imports = dict(imports=['mmext.registry', 'two_processes'])
+custom_hooks = [dict(type='KeepEachProcess')]
+model = dict(backbone=dict(frozen_stages=-1))
+model_wrapper_cfg = dict(find_unused_parameters=True)
+default_hooks = dict(staged_training=dict(type='mmext.StagedTrainingHook', stages=[
+    dict(epochs=1, train='heads'), dict(epochs=1, train='4+'), dict(train='all', lr_mult=0.1)]))
+""")
+    options = [*OPTIONS, 'train_dataloader.batch_size=2', 'train_cfg.max_epochs=3', 'train_cfg.val_interval=3']
+    launcher = ['--launcher', 'pytorch', '--gpus', '2']
+    mim('train', 'mmdet', config, *launcher, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
+    before = torch.load(tmp_path / 'run/rank0_epoch1.pth')
+    moved = []
+    for epoch in (1, 2, 3):
+        first, second = (torch.load(tmp_path / f'run/rank{rank}_epoch{epoch}.pth') for rank in (0, 1))
+        names = [name for name in first if 'running' not in name and 'num_batches' not in name]
+        assert all(torch.equal(first[name], second[name]) for name in names)
+        moved.append({name for name in names if not torch.equal(first[name], before[name])})
+        before = first
+    assert not any(name.startswith(('backbone.conv1', 'backbone.layer1', 'backbone.layer2')) for name in moved[1])
+    assert any(name.startswith('backbone.layer3') for name in moved[1])
+    assert any(name.startswith('backbone.conv1') for name in moved[2])

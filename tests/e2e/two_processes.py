@@ -10,6 +10,9 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class KeepEachProcess(Hook):
+    def after_train_epoch(self, runner) -> None:
+        torch.save(runner.model.module.state_dict(), Path(runner.work_dir, f'rank{get_rank()}_epoch{runner.epoch + 1}.pth'))
+
     def after_train(self, runner) -> None:
         names = [group['name'] for group in runner.optim_wrapper.optimizer.param_groups]
         record = {'names': names, 'weights': runner.model.module.state_dict()}
