@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmext.data.demo import KINDS, write_part
 from mmext.data.own_data import write_config
@@ -96,6 +98,14 @@ def test_two_processes_validate_as_one_does(folder):
     assert {name: two[name] for name in metrics} == pytest.approx({name: one[name] for name in metrics}, abs=1e-6)
     assert one['coco/bbox_mAP'] > 0.2
     assert one['coco/segm_mAP'] > 0.2
+
+    cfg = Config.fromfile(folder / 'config.py')
+    cfg.merge_from_dict({'load_from': str(checkpoint), 'work_dir': str(work_dir), 'val_dataloader.batch_size': 1})
+    cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+    losses = Runner.from_cfg(cfg).val()
+    names = [name for name in losses if name.startswith('val_loss')]
+    assert len(names) == 6
+    assert {name: two[name] for name in names} == pytest.approx({name: losses[name] for name in names}, rel=1e-5)
 
     # five images over two processes: the sixth, which fills the second one's share, is not scored
     found = [json.loads((folder / f'{run}.segm.json').read_text()) for run in ('val', 'test')]
