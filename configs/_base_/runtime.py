@@ -19,7 +19,12 @@ default_hooks = dict(
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='LogProcessor', window_size=10, by_epoch=True)
+# MMEngine averages every name with 'loss' in it over the window; a validation loss is one number for each validation
+log_processor = dict(
+    type='LogProcessor',
+    window_size=10,
+    by_epoch=True,
+    mean_pattern=r'^(?!val_loss|val/val_loss).*(loss|time|data_time|grad_norm).*')
 log_level = 'INFO'
 
 env_cfg = dict(

@@ -1,5 +1,7 @@
 import contextlib
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +98,14 @@ def test_training_does_not_notice_the_validation(cfg):
         runner = runner_of(with_it, work_dir=f'{cfg.work_dir}_{validate}')
         runner.train()
         weights.append(runner.model.state_dict())
+        if validate:
+            history = runner.message_hub.log_scalars['val/val_loss'].data[0].tolist()
+            text = Path(runner.log_dir, 'vis_data', 'scalars.json').read_text()
+            lines = [line for line in map(json.loads, text.splitlines()) if 'val_loss' in line]
+    # each validation's own number, at its iteration
+    assert [line['val_loss'] for line in lines] == pytest.approx(history)
+    assert [line['step'] for line in lines] == [2, 4]
+    assert history[0] != history[1]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())  # running statistics too
 
 
