@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_sampling
+from conftest import count, small_sampling
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -36,7 +36,8 @@ def cfg(demo_data, tmp_path):
 def runner_of(cfg, **changes):
     cfg = copy.deepcopy(cfg)
     cfg.merge_from_dict(changes)
-    cfg.experiment_name = f'loop{torch.randint(10**9, ()).item()}'
+    cfg.experiment_name = f'loop{next(count)}'
+    cfg.visualizer.name = cfg.experiment_name  # MMEngine keeps one visualizer of a name, with the folder of the first run
     return Runner.from_cfg(cfg)
 
 
