@@ -11,7 +11,19 @@ PACKAGE = Path(mmext.__file__).parent
 # design: one way only; a layer may import those before it. The middle layer's members know nothing of each other,
 # except that a hook may use the function whose values it carries (optim).
 LAYERS = [
-    {'__init__', 'errors', 'console', 'safe_load', 'atomic_file', 'run_state', 'gloo', 'registry', 'data', 'analysis'},
+    {
+        '__init__',
+        'errors',
+        'console',
+        'safe_load',
+        'atomic_file',
+        'model',
+        'run_state',
+        'gloo',
+        'registry',
+        'data',
+        'analysis',
+    },
     {'losses', 'heads', 'transforms', 'datasets', 'optim', 'loops', 'metrics', 'hooks'},
     {'check', 'probe', 'predict', 'sweep', 'demo_report'},
     {'cli'},

@@ -79,7 +79,7 @@ def read_run(work_dir: str | Path) -> Run:
             validated = tuple(line for line in lines if any(key.startswith('coco/') for key in line))
             epochs = {line['step']: line['epoch'] for line in trained if 'epoch' in line and 'step' in line}
             validated = _at_epochs(validated, epochs)
-            train, val = _resumed(train, trained, 'epoch') + trained, _resumed(val, trained, 'epoch') + validated
+            train, val = _resumed(train, trained) + trained, _resumed(val, trained) + validated
             config_file = log.with_name('config.py')
     try:
         config = flatten(read_config(config_file))
@@ -90,10 +90,10 @@ def read_run(work_dir: str | Path) -> Run:
     return Run(work_dir, config, train, val, problem)
 
 
-def _resumed(before: tuple[dict, ...], trained: tuple[dict, ...], key: str) -> tuple[dict, ...]:
+def _resumed(before: tuple[dict, ...], trained: tuple[dict, ...]) -> tuple[dict, ...]:
     """What an earlier start of a run has before the epoch with which this one begins: nothing when it begins anew."""
     first = trained[0].get('epoch', 1)
-    return tuple(line for line in before if line.get(key, first) < first)
+    return tuple(line for line in before if line.get('epoch', first) < first)
 
 
 def _at_epochs(validated: tuple[dict, ...], epochs: dict[int, int]) -> tuple[dict, ...]:

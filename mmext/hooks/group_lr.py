@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmext.console import tell
+from mmext.model import bare_model
 from mmext.optim.group_table import check_named, fresh_lines, fresh_tensors, group_rows, to_record, to_table
 from mmext.registry import HOOKS
 
@@ -53,10 +53,10 @@ class GroupLRHook(Hook):
         self._fresh: dict[str, str] | None = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._fresh = fresh_tensors(_bare_model(runner), checkpoint)
+        self._fresh = fresh_tensors(bare_model(runner), checkpoint)
 
     def before_train(self, runner) -> None:
-        model = _bare_model(runner)
+        model = bare_model(runner)
         rows = group_rows(model, runner.optim_wrapper.optimizer, self._fresh)
         if not is_main_process():
             return
@@ -71,7 +71,3 @@ class GroupLRHook(Hook):
         # optim_wrapper.param_groups has one group more, MMEngine's placeholder for base_lr
         for name, rate in group_rates(runner.optim_wrapper.optimizer.param_groups).items():
             runner.message_hub.update_scalar(f'train/{name}', rate)
-
-
-def _bare_model(runner):
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import nn
@@ -19,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmext.atomic_file import write_atomically
 from mmext.errors import InputError, raise_all, some
+from mmext.model import bare_model, parsed_losses
 from mmext.optim.param_groups import part_of
 from mmext.optim.schedule import scale_rates
 from mmext.registry import HOOKS
@@ -34,15 +34,6 @@ _FAULTS = ('loss', 'gradient', 'spike')
 
 class TrainingStoppedError(RuntimeError):
     """The guard ended the training; the message says why, where the evidence lies, and what to do."""
-
-
-def parsed_losses(losses: Mapping[str, torch.Tensor | Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Each loss of a model as MMEngine adds it up: the mean of a tensor, the sum of the means of a list."""
-    return {
-        name: value.mean() if isinstance(value, torch.Tensor) else sum(item.mean() for item in value)
-        for name, value in losses.items()
-        if 'loss' in name
-    }
 
 
 def spike_limit(totals: Sequence[float], spike: float | None) -> float:
@@ -187,7 +178,7 @@ class LossGuardHook(Hook):
                 "LossGuardHook: policy='reduce' has no hold on OneCycleLR, which sets every rate anew. Use policy='skip'."
             )
         self._runner = runner
-        self._model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model: nn.Module = bare_model(runner)
         self._handles = [
             self._model.register_forward_hook(self._keep_losses, with_kwargs=True),
             runner.optim_wrapper.optimizer.register_step_pre_hook(self._look),
@@ -221,10 +212,8 @@ class LossGuardHook(Hook):
         bad_loss, bad_gradient, exploded = self._flags(optimizer, norm)
         # a fused optimizer is stepped by AMP's scaler in any case, and told here that there is nothing to do
         skipped = getattr(optimizer, 'found_inf', None)
-        flags = torch.stack(
-            [bad_loss, bad_gradient, exploded, bad_loss * 0 if skipped is None else (skipped > 0).reshape(())]
-        )
-        flags = flags.float()
+        taken_back = torch.zeros_like(bad_loss) if skipped is None else (skipped > 0).reshape(())
+        flags = torch.stack([bad_loss, bad_gradient, exploded, taken_back]).float()
         if get_world_size() > 1:
             all_reduce(flags, 'max')
         # the one synchronisation: all flags in one number

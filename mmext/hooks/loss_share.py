@@ -6,13 +6,14 @@ from collections.abc import Mapping
 import numpy as np
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.logging import HistoryBuffer
 from rich.table import Table
 from torch import nn
 
 from mmext.analysis.runs import AP_METRICS
 from mmext.analysis.shares import ORIENTATION, bands_hold, by_family, family_of, shares, unweighted
 from mmext.console import tell
+from mmext.model import bare_model
 from mmext.registry import HOOKS
 
 _METRICS = AP_METRICS | {'validation loss': 'val_loss'}
@@ -96,7 +97,7 @@ class LossShareHook(Hook):
         self._block: tuple[str, dict[str, float], int] | None = None
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner)
         self._weights = loss_weights(model)
         losses = [module for name, module in model.named_modules() if name.endswith('mask_head.loss_mask')]
         self._mask_loss = type(losses[0]).__name__ if losses else ''
@@ -154,8 +155,7 @@ def _log_shares(runner, prefix: str, losses: Mapping[str, float]) -> None:
 
 def _finite_means(runner, window: int) -> tuple[dict[str, float], int]:
     """Mean of each loss over those of the last ``window`` iterations that had numbers, and how many had none."""
-    scalars = runner.message_hub.log_scalars
-    losses = {name: np.asarray(scalars[f'train/{name}'].data[0][-window:], float) for name in _window_means(runner, 1)}
+    losses = {name: np.asarray(buffer.data[0][-window:], float) for name, buffer in _logged_losses(runner).items()}
     good = np.all([np.isfinite(values) for values in losses.values()], axis=0)
     means = {name: float(values[good].mean()) if good.any() else math.nan for name, values in losses.items()}
     return means, int((~good).sum())
@@ -163,6 +163,11 @@ def _finite_means(runner, window: int) -> tuple[dict[str, float], int]:
 
 def _window_means(runner, window: int) -> dict[str, float]:
     """Mean of each loss over its last ``window`` iterations, as the log line has it."""
+    return {name: float(buffer.mean(window)) for name, buffer in _logged_losses(runner).items()}
+
+
+def _logged_losses(runner) -> dict[str, HistoryBuffer]:
+    """History of each loss of the training, by the model's name for it."""
     scalars = runner.message_hub.log_scalars
-    names = [key for key in scalars if key.startswith('train/') and family_of(key.removeprefix('train/'))]
-    return {key.removeprefix('train/'): float(scalars[key].mean(window)) for key in names}
+    history = {key.removeprefix('train/'): buffer for key, buffer in scalars.items() if key.startswith('train/')}
+    return {name: buffer for name, buffer in history.items() if family_of(name)}

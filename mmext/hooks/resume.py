@@ -7,7 +7,6 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.table import Table
@@ -15,6 +14,7 @@ from rich.table import Table
 from mmext.atomic_file import is_whole_checkpoint
 from mmext.console import tell
 from mmext.errors import InputError
+from mmext.model import bare_model
 from mmext.optim.optimizer_state import GroupChange, Resumed, resume_by_name
 from mmext.registry import HOOKS
 from mmext.run_state import restore, validation_is_due
@@ -153,11 +153,10 @@ class ResumeHook(Hook):
         if isinstance(runner.optim_wrapper, OptimWrapperDict) or isinstance(runner.param_schedulers, dict):
             runner.logger.warning('Several optimizers: resumed as MMEngine does it, by position and with the old rates.')
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         iterations = _other_iteration(runner, checkpoint['meta'])
         schedulers = runner.param_schedulers or []
         self._resumed = resume_by_name(
-            checkpoint, model, runner.optim_wrapper, schedulers, iterations, runner.cfg.pretty_text
+            checkpoint, bare_model(runner), runner.optim_wrapper, schedulers, iterations, runner.cfg.pretty_text
         )
         self._between_epochs = iterations is None
         if iterations is not None:

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mmext.errors import InputError, did_you_mean, raise_all, some
+from mmext.model import bare_model
 from mmext.optim.param_groups import part_of
 from mmext.optim.schedule import scale_rates
 from mmext.registry import HOOKS
@@ -155,8 +155,7 @@ class StagedTrainingHook(Hook):
             raise InputError(
                 'StagedTrainingHook: stages are counted in epochs; use an epoch-based loop (train_cfg.by_epoch).'
             )
-        wrapped = is_model_wrapper(runner.model)
-        self._model: nn.Module = runner.model.module if wrapped else runner.model
+        self._model: nn.Module = bare_model(runner)
         mistakes = length_mistakes(self.stages, runner.max_epochs)
         names = [name for name, _ in self._model.named_parameters()]
         parts = list(dict.fromkeys(map(part_of, names)))
@@ -184,7 +183,7 @@ class StagedTrainingHook(Hook):
                     'would not move. Set model.backbone.frozen_stages=-1; the stages freeze.'
                 )
                 break
-        if wrapped and not getattr(runner.model, 'find_unused_parameters', True):
+        if not getattr(runner.model, 'find_unused_parameters', True):
             mistakes.append(
                 'on several processes frozen parts have no gradient to exchange. Set find_unused_parameters=True, or '
                 'model_wrapper_cfg.find_unused_parameters=True where the config has one.'

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.model import is_model_wrapper
 from mmengine.runner import ValLoop, autocast
 from torch import nn
 
 from mmext.analysis.shares import by_family
 from mmext.errors import InputError
+from mmext.model import bare_model, parsed_losses
 from mmext.registry import LOOPS
 from mmext.run_state import random_state, set_random_state
 
@@ -38,11 +38,7 @@ def image_losses(losses: Mapping[str, torch.Tensor | Sequence[torch.Tensor]]) ->
     Args:
         losses: as a model's ``loss`` returns them.
     """
-    values = {
-        name: float(value.mean() if isinstance(value, torch.Tensor) else sum(part.mean() for part in value))
-        for name, value in losses.items()
-        if 'loss' in name
-    }
+    values = {name: float(value) for name, value in parsed_losses(losses).items()}
     return {'val_loss': sum(values.values())} | {f'val_loss_{name}': value for name, value in by_family(values).items()}
 
 
@@ -154,7 +150,7 @@ class LossValLoop(ValLoop):
         self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
     def _predict_with_losses(self, data_batch: dict) -> Sequence:
-        model = self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
+        model = bare_model(self.runner)
         data = model.data_preprocessor(data_batch, False)
         truths = [at_input_size(sample) for sample in data['data_samples']]
         if model.data_preprocessor.pad_mask:

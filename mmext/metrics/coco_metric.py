@@ -90,6 +90,10 @@ class CocoMetric(StockCocoMetric):
         return values
 
     def _evaluate(self, metric: str, detected: list[dict]) -> dict[str, float]:
+        names = self.metric_items or _SHOWN
+        unknown = [name for name in names if name not in _STATS]
+        if unknown:
+            raise KeyError(f'metric_items: {unknown[0]!r} is unknown. There are: {", ".join(_STATS)}.')
         if metric == 'segm':
             # with a box in it, pycocotools takes the box's area for the object's (small, medium, large)
             detected = [{key: value for key, value in entry.items() if key != 'bbox'} for entry in detected]
@@ -102,12 +106,9 @@ class CocoMetric(StockCocoMetric):
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        names = self.metric_items or _SHOWN
-        unknown = [name for name in names if name not in _STATS]
-        if unknown:
-            raise KeyError(f'metric_items: {unknown[0]!r} is unknown. There are: {", ".join(_STATS)}.')
-        values = {f'{metric}_{name}': float(evaluation.stats[_STATS[name]]) for name in names}
-        rows = [('all', {name: float(evaluation.stats[_STATS[name]]) for name in _SHOWN})]
+        stats = {name: float(evaluation.stats[place]) for name, place in _STATS.items()}
+        values = {f'{metric}_{name}': stats[name] for name in names}
+        rows = [('all', stats)]
         if self.classwise:
             for number, category in enumerate(self._coco_api.loadCats(self.cat_ids)):
                 one = class_precision(evaluation.eval['precision'], number)

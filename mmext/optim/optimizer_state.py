@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -18,6 +18,7 @@ from torch import nn
 from mmext.analysis.runs import flatten, parse_config
 from mmext.errors import InputError, some
 from mmext.optim.param_groups import part_of
+from mmext.optim.schedule import scale_base_values, step
 from mmext.registry import PARAM_SCHEDULERS
 
 # a scheduler's lists with one value for each parameter group
@@ -33,14 +34,20 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class OldOptimizer:
-    """What a checkpoint says of each parameter: ``settings`` and index of its ``group``, ``states`` (momentum and the like);
-    and the settings of ``base``, MMEngine's placeholder for the rate without multipliers."""
+class OldRun:
+    """What a checkpoint says of a run. Of each parameter: ``settings`` and index of its ``group``, ``states`` (momentum and
+    the like). ``base``: MMEngine's placeholder for the rate without multipliers. ``schedulers``: their states, with the
+    ``types`` that the run's config names. ``guarded``: the factor by which the loss guard has reduced the rates."""
 
     settings: dict[str, dict]
     group: dict[str, int]
     states: dict[str, dict]
     base: dict
+    schedulers: list[dict]
+    types: list[type | None]
+    epochs: int
+    iterations: int
+    guarded: float
 
 
 @dataclass(frozen=True)
@@ -123,20 +130,39 @@ def parameter_names(
     return names
 
 
-def read_old(checkpoint: Mapping, model: nn.Module, same_freezing: bool = True) -> OldOptimizer:
-    """Settings and state by parameter name of a checkpoint that MMEngine's Runner wrote.
+def read_old(checkpoint: Mapping, model: nn.Module, config: Mapping, same_freezing: bool) -> OldRun:
+    """What a checkpoint that MMEngine's Runner wrote says of its run; its optimizer may be missing.
+
+    Args:
+        checkpoint: as loaded.
+        model: the model now.
+        config: the settings of the old run.
+        same_freezing: see :func:`parameter_names`.
 
     Raises:
         InputError: see :func:`parameter_names`.
     """
-    optimizer = checkpoint['optimizer']
-    names = parameter_names(optimizer, checkpoint['state_dict'], model, same_freezing)
-    groups = optimizer['param_groups']
-    group_of = {names[index]: number for number, group in enumerate(groups) for index in group['params']}
-    settings = {name: groups[number] for name, number in group_of.items()}
-    states = {names[index]: state for index, state in optimizer['state'].items()}
-    # a single group is its own base
-    return OldOptimizer(settings, group_of, states, optimizer.get('base_param_settings') or groups[0])
+    settings, group_of, states, base = {}, {}, {}, {}
+    if 'optimizer' in checkpoint:
+        optimizer = checkpoint['optimizer']
+        names = parameter_names(optimizer, checkpoint['state_dict'], model, same_freezing)
+        groups = optimizer['param_groups']
+        group_of = {names[index]: number for number, group in enumerate(groups) for index in group['params']}
+        settings = {name: groups[number] for name, number in group_of.items()}
+        states = {names[index]: state for index, state in optimizer['state'].items()}
+        base = optimizer.get('base_param_settings') or groups[0]  # a single group is its own base
+    meta = checkpoint['meta']
+    return OldRun(
+        settings=settings,
+        group=group_of,
+        states=states,
+        base=base,
+        schedulers=checkpoint.get('param_schedulers') or [],
+        types=_scheduler_types(config),
+        epochs=meta.get('epoch', 0),
+        iterations=meta.get('iter', 0),
+        guarded=checkpoint.get('mmext_loss_guard', {}).get('factor', 1.0),
+    )
 
 
 def resume_by_name(
@@ -166,18 +192,16 @@ def resume_by_name(
     """
     optimizer = optim_wrapper.optimizer
     names = {parameter: name for name, parameter in model.named_parameters()}
-    old_config = _config_of(checkpoint)
+    old_config = _parsed(checkpoint['meta'].get('cfg'))
+    old = read_old(checkpoint, model, old_config, _freezing(old_config) == _freezing(_parsed(config)))
     lines: list[str] = []
-    if 'optimizer' in checkpoint:
-        old = read_old(checkpoint, model, _freezing(old_config) == _freezing(_parsed(config)))
-    else:
-        old = OldOptimizer({}, {}, {}, {})
+    if 'optimizer' not in checkpoint:
         lines.append('The checkpoint has no optimizer state (best_*.pth have none): momentum starts from nothing.')
     if not _same_kind(old, optimizer, old_config):
         lines.append(
             f'The optimizer is {type(optimizer).__name__} now and was another one: momentum and moments start from nothing.'
         )
-        old = OldOptimizer(old.settings, old.group, {}, old.base)
+        old = replace(old, states={})
 
     state, kept, other_shape, without = {}, set(), [], []
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
@@ -200,19 +224,12 @@ def resume_by_name(
     if gone:
         lines.append(f'Momentum is left behind of {len(gone)} tensors that are not in the model now: {some(gone)}.')
 
-    old_schedulers = checkpoint.get('param_schedulers') or []
     groups = [[names[parameter] for parameter in group['params']] for group in optimizer.param_groups]
-    if iterations is None and _nothing_changed(optim_wrapper, groups, old, schedulers, old_schedulers, old_config):
-        _copy_rates(optim_wrapper, groups, old, schedulers, old_schedulers)
-        changed = False
+    changed = iterations is not None or not _nothing_changed(optim_wrapper, groups, schedulers, old)
+    if changed:
+        lines += _follow_schedule(optim_wrapper, schedulers, old, old.iterations if iterations is None else iterations)
     else:
-        guarded = checkpoint.get('mmext_loss_guard', {}).get('factor', 1.0)
-        lines += _follow_schedule(
-            checkpoint['meta'], iterations, guarded, optim_wrapper, schedulers, old, old_schedulers, old_config
-        )
-        for scheduler in schedulers:
-            scheduler._last_value = [group[scheduler.param_name] for group in optim_wrapper.param_groups]
-        changed = True
+        _copy_rates(optim_wrapper, groups, schedulers, old)
 
     counts = [len(group) for group in groups]
     starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -233,7 +250,7 @@ def resume_by_name(
     return Resumed(tuple(_by_part(rows)), tuple(lines), changed)
 
 
-def _change(group: Mapping, members: Sequence[str], old: OldOptimizer, kept: set[str]) -> GroupChange:
+def _change(group: Mapping, members: Sequence[str], old: OldRun, kept: set[str]) -> GroupChange:
     rates = [old.settings[name]['lr'] for name in members if name in old.settings]
     name = group.get('name') or part_of(members[0])
     found = (min(rates), max(rates)) if rates else None
@@ -253,12 +270,8 @@ def _by_part(rows: Sequence[GroupChange]) -> list[GroupChange]:
     return list(merged.values())
 
 
-def _config_of(checkpoint: Mapping) -> dict:
-    """The old run's settings, read without running them; empty where they are not plain literals."""
-    return _parsed(checkpoint['meta'].get('cfg'))
-
-
 def _parsed(text: object) -> dict:
+    """A run's settings, read without running them; empty where they are not plain literals."""
     try:
         return parse_config(text) if isinstance(text, str) else {}
     except (SyntaxError, ValueError):
@@ -279,7 +292,7 @@ def _lacks_state(options: Mapping, state: Mapping) -> bool:
     return any(name not in state for name in needed)
 
 
-def _same_kind(old: OldOptimizer, optimizer: torch.optim.Optimizer, old_config: Mapping) -> bool:
+def _same_kind(old: OldRun, optimizer: torch.optim.Optimizer, old_config: Mapping) -> bool:
     now = type(optimizer).__name__
     before = (old_config.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
     if isinstance(before, str):
@@ -288,8 +301,8 @@ def _same_kind(old: OldOptimizer, optimizer: torch.optim.Optimizer, old_config: 
     return all((key in old.base) == (key in optimizer.defaults) for key in ('momentum', 'betas')) or not old.base
 
 
-def _old_types(old_config: Mapping) -> list[type | None]:
-    cfgs = old_config.get('param_scheduler') or []
+def _scheduler_types(config: Mapping) -> list[type | None]:
+    cfgs = config.get('param_scheduler') or []
     return [_known_scheduler(cfg.get('type')) for cfg in (cfgs if isinstance(cfgs, list) else [cfgs])]
 
 
@@ -312,19 +325,13 @@ def _constants(state: Mapping) -> dict:
 
 
 def _nothing_changed(
-    optim_wrapper: OptimWrapper,
-    groups: Sequence[Sequence[str]],
-    old: OldOptimizer,
-    schedulers: Sequence[_ParamScheduler],
-    old_schedulers: Sequence[Mapping],
-    old_config: Mapping,
+    optim_wrapper: OptimWrapper, groups: Sequence[Sequence[str]], schedulers: Sequence[_ParamScheduler], old: OldRun
 ) -> bool:
-    if len(schedulers) != len(old_schedulers):
+    if len(schedulers) != len(old.schedulers):
         return False
-    types = _old_types(old_config)
-    if len(types) == len(schedulers) and any(t and t is not type(s) for t, s in zip(types, schedulers, strict=True)):
+    if len(old.types) == len(schedulers) and any(t and t is not type(s) for t, s in zip(old.types, schedulers, strict=True)):
         return False
-    for scheduler, state in zip(schedulers, old_schedulers, strict=True):
+    for scheduler, state in zip(schedulers, old.schedulers, strict=True):
         if _constants(scheduler.state_dict()) != _constants(state):
             return False
     hyper = {scheduler.param_name for scheduler in schedulers} | {'lr'}
@@ -344,11 +351,7 @@ def _initial(settings: Mapping, key: str) -> object:
 
 
 def _copy_rates(
-    optim_wrapper: OptimWrapper,
-    groups: Sequence[Sequence[str]],
-    old: OldOptimizer,
-    schedulers: Sequence[_ParamScheduler],
-    old_schedulers: Sequence[Mapping],
+    optim_wrapper: OptimWrapper, groups: Sequence[Sequence[str]], schedulers: Sequence[_ParamScheduler], old: OldRun
 ) -> None:
     """Take rates and the schedulers' state as they are in the checkpoint."""
     base = optim_wrapper.base_param_settings
@@ -357,7 +360,7 @@ def _copy_rates(
             group[key] = old.settings[members[0]][key]
         if base is not None:
             base[key] = old.base[key]
-    for scheduler, state in zip(schedulers, old_schedulers, strict=True):
+    for scheduler, state in zip(schedulers, old.schedulers, strict=True):
         for key in vars(scheduler).keys() & state.keys() - {'min_values'}:
             value = state[key]
             if key in _BY_GROUP:  # the last one is the placeholder's
@@ -366,26 +369,16 @@ def _copy_rates(
 
 
 def _follow_schedule(
-    meta: Mapping,
-    iterations: int | None,
-    guarded: float,
-    optim_wrapper: OptimWrapper,
-    schedulers: Sequence[_ParamScheduler],
-    old: OldOptimizer,
-    old_schedulers: Sequence[Mapping],
-    old_config: Mapping,
+    optim_wrapper: OptimWrapper, schedulers: Sequence[_ParamScheduler], old: OldRun, iterations: int
 ) -> list[str]:
-    """Step the schedulers of now to the checkpoint's place, then apply the reductions that the old run has had."""
-    epochs, old_iterations = meta.get('epoch', 0), meta.get('iter', 0)
-    _step(schedulers, epochs, old_iterations if iterations is None else iterations)
-    factor, lines = _reductions(epochs, old_iterations, old, old_schedulers, old_config)
-    if not old_schedulers or lines:
-        factor = guarded
+    """Step the schedulers of now to an iteration, then apply the reductions that the old run has had."""
+    _step_to(schedulers, old.epochs, iterations)
+    factor, lines = _reductions(old)
     if factor != 1:
         lines.append(f'Reductions of the rates so far (plateau, loss guard) are kept: a factor of {factor:.3g}.')
         for group in optim_wrapper.param_groups:
             group['lr'] *= factor
-    plateaus = [state for state in old_schedulers if 'num_bad_epochs' in state]
+    plateaus = [state for state in old.schedulers if 'num_bad_epochs' in state]
     followers = [s for s in schedulers if isinstance(s, ReduceOnPlateauParamScheduler)]
     for scheduler, state in zip(followers, plateaus, strict=False):
         if (scheduler.monitor, scheduler.rule) == (state['monitor'], state['rule']):
@@ -394,11 +387,11 @@ def _follow_schedule(
             lines.append(
                 f'{type(scheduler).__name__} follows {scheduler.monitor} now, not {state["monitor"]}: it starts anew.'
             )
-    scales = {_base_factor(state, old) for state in old_schedulers if 'base_values' in state and _of_rates(state)}
-    if len(scales) == 1:
-        for scheduler in schedulers:
-            if scheduler.param_name == 'lr':
-                _scale_base(scheduler, *scales)
+    scales = {_base_factor(state, old) for state in old.schedulers if 'base_values' in state and _of_rates(state)}
+    if len(scales) == 1 and scales != {1.0}:
+        scale_base_values(schedulers, *scales)
+    for scheduler in schedulers:
+        scheduler._last_value = [group[scheduler.param_name] for group in optim_wrapper.param_groups]
     return lines
 
 
@@ -406,51 +399,41 @@ def _of_rates(state: Mapping) -> bool:
     return state.get('param_name') == 'lr'
 
 
-def _base_factor(state: Mapping, old: OldOptimizer) -> float:
+def _base_factor(state: Mapping, old: OldRun) -> float:
     """By how much the base values of an old scheduler were scaled during its run."""
     initial = _initial(old.base, state.get('param_name', 'lr'))
     values = state.get('base_values')
     return values[-1] / initial if values and initial and values[-1] != initial else 1.0
 
 
-def _scale_base(scheduler: _ParamScheduler, factor: float) -> None:
-    if factor != 1 and hasattr(scheduler, 'base_values'):
-        scheduler.base_values = [value * factor for value in scheduler.base_values]
-
-
-def _step(schedulers: Sequence[_ParamScheduler], epochs: int, iterations: int) -> None:
+def _step_to(schedulers: Sequence[_ParamScheduler], epochs: int, iterations: int) -> None:
     """Step schedulers as a training of so many epochs does, without its validations."""
     ends = {round((epoch + 1) * iterations / epochs) for epoch in range(epochs)} if epochs else set()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # there are no optimizer steps between these
         for iteration in range(1, iterations + 1):
-            for by_epoch in (False, True):
-                if not by_epoch or iteration in ends:
-                    for scheduler in schedulers:
-                        if scheduler.by_epoch is by_epoch:
-                            scheduler.step()
+            step(schedulers, epoch_ends=iteration in ends)
 
 
-def _reductions(
-    epochs: int, iterations: int, old: OldOptimizer, old_schedulers: Sequence[Mapping], old_config: Mapping
-) -> tuple[float, list[str]]:
+def _reductions(old: OldRun) -> tuple[float, list[str]]:
     """The old run's base rate ÷ the rate that its schedule alone would have given; 1 where nothing reduced it."""
     initial, rate = _initial(old.base, 'lr'), old.base.get('lr')
-    if not old_schedulers or not initial:
+    if not old.schedulers:
+        return old.guarded, []
+    if not initial:
         return 1.0, []
-    types = _old_types(old_config)
-    if len(types) != len(old_schedulers) or None in types:
-        return 1.0, [
+    if len(old.types) != len(old.schedulers) or None in old.types:
+        return old.guarded, [
             'The schedule of the old run cannot be read: rates follow the schedule of now, without reductions by a plateau.'
         ]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=initial)
     optimizer.param_groups[0].update({key: value for key, value in old.base.items() if key.endswith('_lr')}, lr=initial)
     optimizer.param_groups[0]['initial_lr'] = initial
     pure = []
-    for kind, state in zip(types, old_schedulers, strict=True):
-        scheduler = kind.__new__(kind)
+    for kind, state in zip(old.types, old.schedulers, strict=True):
         if issubclass(kind, ReduceOnPlateauParamScheduler) or not _of_rates(state):
             continue
+        scheduler = kind.__new__(kind)
         numbers = {key: value for key, value in state.items() if not hasattr(kind, key)}  # no file replaces a method
         vars(scheduler).update(copy.deepcopy(numbers), optimizer=optimizer, verbose=False)
         scheduler.base_values, scheduler.last_step, scheduler._global_step = [initial], -1, -1
@@ -458,7 +441,7 @@ def _reductions(
     optimizer._global_step = 0
     for scheduler in pure:
         scheduler.step()  # as each one's constructor does
-    _step(pure, epochs, iterations)
+    _step_to(pure, old.epochs, old.iterations)
     planned = optimizer.param_groups[0]['lr']
     factor = rate / planned if planned else 1.0
     return (1.0 if math.isclose(factor, 1, rel_tol=_ROUNDING) else factor), []

@@ -62,9 +62,7 @@ def dry_run(
     for iteration in range(len(table)):
         table[iteration] = [group['lr'] for group in optimizer.param_groups]
         optimizer.step()
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or (not max_iters and (iteration + 1) % epoch_length == 0):
-                scheduler.step()
+        step(schedulers, epoch_ends=not max_iters and (iteration + 1) % epoch_length == 0)
     return table, remarks
 
 
@@ -88,9 +86,22 @@ def scale_rates(optim_wrapper, schedulers: Sequence, factor: float) -> None:
     """
     for group in optim_wrapper.param_groups:
         group['lr'] *= factor
+    scale_base_values(schedulers, factor)
+
+
+def scale_base_values(schedulers: Sequence, factor: float) -> None:
+    """Multiply the rates that schedulers come back to. See :func:`scale_rates`."""
     for scheduler in schedulers:
         if scheduler.param_name == 'lr' and hasattr(scheduler, 'base_values'):
             scheduler.base_values = [value * factor for value in scheduler.base_values]
+
+
+def step(schedulers: Sequence, epoch_ends: bool) -> None:
+    """Step schedulers after one iteration as MMEngine's ParamSchedulerHook does: those by epoch last, and at its end."""
+    for by_epoch in (False, True) if epoch_ends else (False,):
+        for scheduler in schedulers:
+            if scheduler.by_epoch is by_epoch:
+                scheduler.step()
 
 
 def moments(table: np.ndarray) -> list[Moment]:

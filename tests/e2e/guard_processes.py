@@ -9,29 +9,15 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
 import mmext.registry  # noqa: F401
 from mmext.hooks.loss_guard import TrainingStoppedError
 
+sys.path.append(str(Path(__file__).parent.parent))
+import scaled_on_cpu  # noqa: F401
+
 ITERATIONS = range(3, 40)
-
-
-@OPTIM_WRAPPERS.register_module()
-class ScaledOnCpu(OptimWrapper):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
-
-    def backward(self, loss, **kwargs):
-        self.scaler.scale(loss).backward(**kwargs)
-        self._inner_count += 1
-
-    def step(self, **kwargs):
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
 
 
 class Tiny(BaseModel):
