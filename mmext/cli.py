@@ -156,6 +156,9 @@ def compare(ctx, work_dirs: tuple[Path, ...], json_file: Path | None) -> None:
             out.print(differences)
         elif len(readable) > 1:
             out.print('Their configs do not differ.')
+        for run in readable:
+            if run.end:
+                out.print(f'{run.name}: {run.end}', soft_wrap=True, markup=False)
     for run in runs:
         if run.problem:
             click.echo(f'{run.path}: {run.problem}', err=True)

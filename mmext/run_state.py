@@ -10,6 +10,7 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import EarlyStoppingHook
+from mmengine.optim.scheduler.param_scheduler import ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, Sampler
 
@@ -71,14 +72,37 @@ def restore_patience(hooks: Sequence, saved: Sequence[dict], stopped: bool) -> s
             known.append((hook, state))
     if not stopped or not known:
         return None
-    spent = [(hook, state) for hook, state in known if state['wait_count'] >= state['patience']]
-    if spent and all(hook.patience > state['wait_count'] for hook, state in spent):
+    spent = [hook for hook, state in known if state['wait_count'] >= state['patience']]
+    if spent and all(hook.patience > hook.wait_count for hook in spent):
         return None  # the person has given it more patience
-    reasons = [f'{hook.monitor} did not improve {hook.wait_count} times, patience is {hook.patience}' for hook, _ in spent]
-    reason = ', '.join(reasons) or f'{known[0][0].monitor} reached its threshold or was not finite'
+    reason = why_stopped([hook for hook, _ in known])
     return (
         f'This run had stopped early: {reason}. Nothing is left to train; to go on, raise the patience of EarlyStoppingHook.'
     )
+
+
+def renew_patience(hooks: Sequence, schedulers: Sequence) -> None:
+    """Let early stopping and plateau count from nothing again; the best values so far stay."""
+    for hook in hooks:
+        if isinstance(hook, EarlyStoppingHook):
+            hook.wait_count = 0
+    for scheduler in schedulers:
+        if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+            scheduler.num_bad_epochs = 0
+
+
+def why_stopped(hooks: Sequence) -> str | None:
+    """Which early stopping has ended a training, in words; None when the hooks have none."""
+    known = [hook for hook in hooks if isinstance(hook, EarlyStoppingHook)]
+    reasons = [
+        f'{hook.monitor} did not improve in {hook.wait_count} validations in a row, patience is {hook.patience}, its best '
+        f'is {float(hook.best_score):.4g}'
+        for hook in known
+        if hook.wait_count >= hook.patience
+    ]
+    if not known:
+        return None
+    return ', '.join(reasons) or f'{known[0].monitor} reached its threshold or was not finite'
 
 
 def collect(runner, validated: bool) -> dict:

@@ -84,7 +84,7 @@ def test_only_more_patience_lets_a_stopped_run_go_on():
     hook = early()
     hook.wait_count = 3
     saved = patience_used([hook])
-    assert 'did not improve 3 times, patience is 3' in restore_patience([early()], saved, stopped=True)
+    assert 'did not improve in 3 validations in a row, patience is 3' in restore_patience([early()], saved, stopped=True)
     assert restore_patience([early(patience=5)], saved, stopped=True) is None
     assert restore_patience([], saved, stopped=True) is None
 

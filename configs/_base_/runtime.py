@@ -15,7 +15,8 @@ default_hooks = dict(
     class_check=dict(type='mmext.ClassCheckHook'),
     group_lr=dict(type='mmext.GroupLRHook'),
     loss_share=dict(type='mmext.LossShareHook'),
-    loss_guard=dict(type='mmext.LossGuardHook'))
+    loss_guard=dict(type='mmext.LossGuardHook'),
+    run_end=dict(type='mmext.RunEndHook'))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

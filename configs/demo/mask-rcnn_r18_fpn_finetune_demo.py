@@ -5,8 +5,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_r18_fpn.py',
     '../_base_/datasets/demo_instance.py',
-    '../_base_/schedules/differential_10x.py',
-    '../_base_/runtime.py',
+    '../_base_/schedules/differential_10x_cosine.py',
 ]
 
 model = dict(

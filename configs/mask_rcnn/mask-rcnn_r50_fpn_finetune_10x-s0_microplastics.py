@@ -6,7 +6,6 @@ _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/differential_10x_s0.py',
-    '../_base_/runtime.py',
 ]
 
 model = dict(

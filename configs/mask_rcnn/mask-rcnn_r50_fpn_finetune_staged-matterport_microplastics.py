@@ -7,7 +7,10 @@ _base_ = './mask-rcnn_r50_fpn_finetune_uniform_microplastics.py'
 # the stages freeze; what is frozen when the optimizer is built could not be thawed
 model = dict(backbone=dict(frozen_stages=-1))
 find_unused_parameters = True
+# Matterport's rates are constant within a stage, and no stage ends early
+param_scheduler = [dict(type='mmext.WarmupShareLR', share=0.05, start_factor=0.001, by_epoch=False)]
 default_hooks = dict(
+    early_stopping=dict(patience=50),
     staged_training=dict(
         type='mmext.StagedTrainingHook',
         stages=[

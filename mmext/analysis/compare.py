@@ -25,6 +25,7 @@ def summary(run: Run) -> dict:
         'run': run.name,
         'path': str(run.path),
         'problem': run.problem,
+        'end': run.end,
         'epoch': last.get('epoch'),
         'iteration': last.get('step', last.get('iter')),
         'best': {name: run.best(metric) for name, metric in AP_METRICS.items()},

@@ -13,6 +13,8 @@ AP_METRICS = {
     'mask AP': 'coco/segm_mAP',
     'mask AP50': 'coco/segm_mAP_50',
 }
+# why a training ended, in the folder of its logs
+RUN_END = 'run_end.json'
 # what the Runner acts on; a dumped config also holds the variables that it was written with
 _SETTINGS = (
     'model',
@@ -37,13 +39,14 @@ _OUTPUTS = ('out_dir', 'work_dir')
 @dataclass(frozen=True)
 class Run:
     """One run: ``config`` dotted key to value; ``train`` and ``val`` the lines of its JSON log; ``problem`` in words, when
-    something of it cannot be read."""
+    something of it cannot be read; ``end``: why it ended, in words, None when it has not or was killed."""
 
     path: Path
     config: dict[str, object] = field(default_factory=dict)
     train: tuple[dict, ...] = ()
     val: tuple[dict, ...] = ()
     problem: str | None = None
+    end: str | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +90,15 @@ def read_run(work_dir: str | Path) -> Run:
         config, problem = {}, f'its config cannot be read: {error}'
     if not train:
         problem = problem or 'it has not logged a training step'
-    return Run(work_dir, config, train, val, problem)
+    return Run(work_dir, config, train, val, problem, _read_end(logs[-1].parent.with_name(RUN_END)))
+
+
+def _read_end(path: Path) -> str | None:
+    try:
+        text = json.loads(path.read_text())['text']
+    except (OSError, ValueError, LookupError, TypeError):  # a run of stock MMDetection has none
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _resumed(before: tuple[dict, ...], trained: tuple[dict, ...]) -> tuple[dict, ...]:

@@ -4,6 +4,7 @@ from mmext.hooks.group_lr import GroupLRHook
 from mmext.hooks.loss_guard import LossGuardHook
 from mmext.hooks.loss_share import LossShareHook
 from mmext.hooks.resume import ResumeHook
+from mmext.hooks.run_end import RunEndHook
 from mmext.hooks.staged_training import StagedTrainingHook
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'LossGuardHook',
     'LossShareHook',
     'ResumeHook',
+    'RunEndHook',
     'SafeCheckpointHook',
     'StagedTrainingHook',
 ]

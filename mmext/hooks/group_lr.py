@@ -1,10 +1,12 @@
 """Say at the start what learns at which rate, and log each part's rate."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 
 from mmext.console import tell
 from mmext.model import bare_model
@@ -34,6 +36,21 @@ def group_rates(param_groups: list[dict]) -> dict[str, float]:
     return rates
 
 
+def rate_change(before: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+    """A change of rates in words; None when there is none.
+
+    Args:
+        before: of :func:`group_rates`.
+        now: likewise, of the same groups.
+    """
+    if before == now:
+        return None
+    factors = [now[name] / rate for name, rate in before.items() if rate and name in now]
+    same = factors and max(factors) - min(factors) < 1e-6 * max(factors)
+    rates = ', '.join(f'{name.removesuffix("_lr")} {rate:.3g}' for name, rate in now.items())
+    return f'rates × {factors[0]:.3g}: {rates}' if same else f'rates: {rates}'
+
+
 @HOOKS.register_module()
 class GroupLRHook(Hook):
     """Print the table of parameter groups and log the rate of each: ``group_lr=dict(type='mmext.GroupLRHook')``.
@@ -41,7 +58,7 @@ class GroupLRHook(Hook):
     At the start: a table in the console and the log file, ``param_groups.json`` in the folder of the run's logs, and with
     ``load_from`` the tensors that the checkpoint did not fill. At every log step the console line, the JSON log and
     TensorBoard have ``backbone_lr``, ``neck_lr``, ``rpn_head_lr``, ``bbox_head_lr``, ``mask_head_lr``, read from the
-    optimizer, so that any scheduler shows as it is.
+    optimizer, so that any scheduler shows as it is. A change that a validation brings (plateau) is announced.
 
     Raises:
         InputError: parameter groups without names; a checkpoint of which nothing fits the model.
@@ -51,6 +68,7 @@ class GroupLRHook(Hook):
 
     def __init__(self):
         self._fresh: dict[str, str] | None = None
+        self._before_val: dict[str, float] | None = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self._fresh = fresh_tensors(bare_model(runner), checkpoint)
@@ -71,3 +89,15 @@ class GroupLRHook(Hook):
         # optim_wrapper.param_groups has one group more, MMEngine's placeholder for base_lr
         for name, rate in group_rates(runner.optim_wrapper.optimizer.param_groups).items():
             runner.message_hub.update_scalar(f'train/{name}', rate)
+
+    def before_val(self, runner) -> None:
+        if isinstance(runner.optim_wrapper, OptimWrapper):  # a validation alone has built none
+            self._before_val = group_rates(runner.optim_wrapper.optimizer.param_groups)
+
+    def after_val(self, runner) -> None:
+        before, self._before_val = self._before_val, None
+        if before is None:
+            return
+        change = rate_change(before, group_rates(runner.optim_wrapper.optimizer.param_groups))
+        if change:
+            runner.logger.info(f'The schedule follows the validation after epoch {runner.epoch}: {change}.')

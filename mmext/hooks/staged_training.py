@@ -14,6 +14,7 @@ from mmext.model import bare_model
 from mmext.optim.param_groups import part_of
 from mmext.optim.schedule import scale_rates
 from mmext.registry import HOOKS
+from mmext.run_state import patience_used, renew_patience
 
 # Matterport's words, and the lowest layer of a ResNet that each trains; what is no backbone is trained by all of them
 WORDS = {'heads': 5, '5+': 4, '4+': 3, '3+': 2, 'all': 0}
@@ -112,6 +113,25 @@ def length_mistakes(stages: Sequence[Stage], epochs: int) -> list[str]:
     return []
 
 
+def patience_remarks(stages: Sequence[Stage], patience: Sequence[Mapping], val_interval: int) -> list[str]:
+    """Stages within which early stopping may end the run, so that the later ones would never begin.
+
+    Args:
+        stages: of the run.
+        patience: ``monitor`` and ``patience`` of each early stopping.
+        val_interval: epochs from one validation to the next.
+    """
+    return [
+        f'StagedTrainingHook: {state["monitor"]} may end the run within stage {stage.number} ({stage.name}), and the next '
+        f'would not begin: it stops after {state["patience"]} validations without improvement, and the stage has '
+        f'{(stage.last - stage.first + 1) // val_interval}. Raise the patience: '
+        f'default_hooks.early_stopping.patience={(stage.last - stage.first + 1) // val_interval}'
+        for state in patience
+        for stage in stages[:-1]
+        if (stage.last - stage.first + 1) // val_interval > state['patience']
+    ]
+
+
 def is_trained(parameter: str, train: str | Sequence[str]) -> bool:
     """Whether a stage trains a parameter, by its dotted name."""
     part = part_of(parameter)
@@ -133,7 +153,7 @@ class StagedTrainingHook(Hook):
 
     What a stage does not train stays as it is to the bit: weights, and running statistics of its norm layers. ``lr_mult``
     and ``lr`` (the base rate then) change all rates of the stage, so the ratios between parts stay and the schedule goes on
-    from there. The stage is a function of the epoch: a resumed run is in the right one. It is logged as ``stage``.
+    from there. With each stage early stopping and plateau begin to count anew. The stage is a function of the epoch: a resumed run is in the right one. It is logged as ``stage``.
 
     Args:
         stages: see :func:`read_stages`.
@@ -189,6 +209,8 @@ class StagedTrainingHook(Hook):
                 'model_wrapper_cfg.find_unused_parameters=True where the config has one.'
             )
         raise_all([f'StagedTrainingHook: {mistake}' for mistake in mistakes])
+        for line in patience_remarks(self.stages, patience_used(runner.hooks), runner.train_loop.val_interval):
+            runner.logger.warning(line)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         # not before_train_epoch: model.train() comes after it, and puts every norm layer into training mode
@@ -206,6 +228,8 @@ class StagedTrainingHook(Hook):
         if stage == self._now:
             return
         self._now = stage
+        if stage.number > 1 and runner.epoch == stage.first:
+            renew_patience(runner.hooks, runner.param_schedulers or [])
         wrapper = runner.optim_wrapper
         base = wrapper.base_param_settings or wrapper.optimizer.param_groups[0]
         # what the rates hold already: kept with them in a checkpoint

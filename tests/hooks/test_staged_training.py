@@ -3,7 +3,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmext.errors import InputError
-from mmext.hooks.staged_training import Stage, is_trained, length_mistakes, read_stages, stage_of
+from mmext.hooks.staged_training import Stage, is_trained, length_mistakes, patience_remarks, read_stages, stage_of
 
 HEADS_THEN_ALL = [{'epochs': 2, 'train': 'heads'}, {'train': 'all', 'lr_mult': 0.1}]
 COSINE = {'type': 'CosineAnnealingLR', 'eta_min_ratio': 0.01, 'by_epoch': True, 'convert_to_iter_based': True}
@@ -177,3 +177,36 @@ def test_stages_that_the_model_has_not_are_refused(train_tiny, stages, words):
 def test_iterations_have_no_stages(train_tiny):
     with pytest.raises(InputError, match='use an epoch-based loop'):
         train(train_tiny, HEADS_THEN_ALL, train_cfg={'by_epoch': False, 'max_iters': 4})
+
+
+def test_patience_that_would_end_the_run_within_a_stage_is_said():
+    stages = read_stages([{'epochs': 10, 'train': 'heads'}, {'epochs': 25, 'train': '4+'}, {'train': 'all'}])
+    remarks = patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 10}], 1)
+    assert len(remarks) == 1
+    assert 'val_loss may end the run within stage 2 (4+)' in remarks[0]
+    assert remarks[0].endswith('default_hooks.early_stopping.patience=25')
+    assert patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 10}], 3) == []
+
+
+def test_a_stage_begins_with_its_patience_unused(train_tiny):
+    class Counts(Hook):
+        priority = 'LOWEST'
+        seen: tuple = ()
+
+        def after_val(self, runner):
+            stop = next(hook for hook in runner.hooks if type(hook).__name__ == 'EarlyStoppingHook')
+            self.seen += ((stop.wait_count, runner.param_schedulers[0].num_bad_epochs),)
+
+    counts = Counts()
+    stop = {'type': 'EarlyStoppingHook', 'monitor': 'size', 'rule': 'greater', 'patience': 9, 'min_delta': 0.0}
+    stages = {'type': 'mmext.StagedTrainingHook', 'stages': [{'epochs': 3, 'train': ['mask_head']}, {'train': 'all'}]}
+    plateau = {'type': 'ReduceOnPlateauLR', 'monitor': 'size', 'rule': 'greater', 'patience': 9}
+    train_tiny(
+        default_hooks={'staged_training': stages, 'early_stopping': stop, 'counts': counts},
+        epochs=5,
+        validate=True,
+        lr=1e-7,
+        param_scheduler=[plateau],
+    )
+    # the first is the best; the plateau does not count the last epoch of a run
+    assert counts.seen == ((0, 0), (1, 1), (2, 2), (1, 1), (2, 1))
