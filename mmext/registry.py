@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
@@ -26,6 +27,7 @@ DATASETS = _child(MMENGINE_DATASETS, 'mmext.datasets')
 HOOKS = _child(MMENGINE_HOOKS, 'mmext.hooks')
 LOOPS = _child(MMENGINE_LOOPS, 'mmext.loops')
 METRICS = _child(MMENGINE_METRICS, 'mmext.metrics')
+MODELS = _child(MMENGINE_MODELS, 'mmext.heads')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmext.optim')
 PARAM_SCHEDULERS = _child(MMENGINE_PARAM_SCHEDULERS, 'mmext.optim')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'mmext.transforms')

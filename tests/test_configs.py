@@ -21,6 +21,7 @@ MULTIPLIERS = {
     'differential_10x_s0': (1, 1, 5, 10, 10),
     'backbone_tenth': (0.1, 0.1, 0.2, 1, 1),
     'uniform': (1, 1, 1, 1, 1),
+    'differential_10x_cosine': (1, 1, 5, 10, 10),
     'reference_1x': (1, 1, 1, 1, 1),
 }
 PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')
@@ -34,6 +35,7 @@ INHERITED = {
     'mask-rcnn_r50_fpn_finetune_staged-matterport': 'uniform',
     'mask-rcnn_r50_fpn_finetune_loss-weights': 'differential_10x',
     'mask-rcnn_r50_fpn_finetune_small-objects': 'differential_10x',
+    'mask-rcnn_r50_fpn_finetune_min-size': 'differential_10x',
 }
 
 

@@ -10,7 +10,7 @@ find_unused_parameters = True
 # Matterport's rates are constant within a stage, and no stage ends early
 param_scheduler = [dict(type='mmext.WarmupShareLR', share=0.05, start_factor=0.001, by_epoch=False)]
 default_hooks = dict(
-    early_stopping=dict(patience=50),
+    early_stopping=dict(type='mmext.NoHook'),
     staged_training=dict(
         type='mmext.StagedTrainingHook',
         stages=[

@@ -1,5 +1,6 @@
 """Predicted masks against the ground truth's, pair by pair, on RLE. No torch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,14 @@ class Objects:
 
 @dataclass(frozen=True)
 class Pair:
-    """A matched pair: indices, |prediction ∩ GT| / |prediction ∪ GT|, and coverage |prediction ∩ GT| / |GT|."""
+    """A matched pair: indices, |prediction ∩ GT| / |prediction ∪ GT|, coverage |prediction ∩ GT| / |GT|, and area ratio
+    |prediction| / |GT|. The last two are NaN when the ground truth has no pixel."""
 
     truth: int
     prediction: int
     mask_iou: float
     coverage: float
+    area_ratio: float
 
 
 def match(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> list[Pair]:
@@ -53,6 +56,20 @@ def match(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> list
         free[best] = False
         iou = coco_mask.iou([prediction.rles[i]], [truth.rles[best]], [0])[0, 0]
         # against a crowd region pycocotools divides by the first one's area: turned round, that is the coverage
-        covered = coco_mask.iou([truth.rles[best]], [prediction.rles[i]], [1])[0, 0]
-        pairs.append(Pair(best, int(i), float(iou), float(covered)))
+        area, predicted = (float(coco_mask.area(rle)) for rle in (truth.rles[best], prediction.rles[i]))
+        covered = float(coco_mask.iou([truth.rles[best]], [prediction.rles[i]], [1])[0, 0]) if area else math.nan
+        pairs.append(Pair(best, int(i), float(iou), covered, predicted / area if area else math.nan))
     return pairs
+
+
+def union_iou(truth: Objects, prediction: Objects) -> float | None:
+    """IoU of the best-scoring predicted mask with the union of all ground-truth masks; None without ground truth.
+
+    S3's "mIoU". It is blind to all other instances: on an image with many objects it is low however good the masks are.
+    """
+    if not len(truth.labels):
+        return None
+    if not len(prediction.labels):
+        return 0.0
+    best = prediction.rles[int(prediction.scores.argmax())]
+    return float(coco_mask.iou([best], [coco_mask.merge(list(truth.rles))], [0])[0, 0])

@@ -1,3 +1,3 @@
-from mmext.datasets.coco_instance import CocoInstanceDataset
+from mmext.datasets.coco_instance import CocoInstanceDataset, coco_datasets
 
-__all__ = ['CocoInstanceDataset']
+__all__ = ['CocoInstanceDataset', 'coco_datasets']

@@ -2,6 +2,7 @@
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
+from mmengine.dataset import BaseDataset
 
 from mmext.data.coco_file import count_by_class, read_coco
 from mmext.errors import InputError
@@ -52,3 +53,12 @@ class CocoInstanceDataset(CocoDataset):
                 'Set metainfo=dict(classes=(...,)) of the data set to the names in the file.'
             )
         return kept
+
+
+def coco_datasets(dataset) -> list[BaseDataset]:
+    """The COCO data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if hasattr(dataset, 'datasets'):
+        return [inner for part in dataset.datasets for inner in coco_datasets(part)]
+    if hasattr(dataset, 'dataset'):
+        return coco_datasets(dataset.dataset)
+    return [dataset] if hasattr(dataset, 'cat2label') else []

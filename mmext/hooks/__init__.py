@@ -3,8 +3,10 @@ from mmext.hooks.class_check import ClassCheckHook
 from mmext.hooks.group_lr import GroupLRHook
 from mmext.hooks.loss_guard import LossGuardHook
 from mmext.hooks.loss_share import LossShareHook
+from mmext.hooks.no_hook import NoHook
 from mmext.hooks.resume import ResumeHook
 from mmext.hooks.run_end import RunEndHook
+from mmext.hooks.small_objects import SmallObjectsHook
 from mmext.hooks.staged_training import StagedTrainingHook
 
 __all__ = [
@@ -12,8 +14,10 @@ __all__ = [
     'GroupLRHook',
     'LossGuardHook',
     'LossShareHook',
+    'NoHook',
     'ResumeHook',
     'RunEndHook',
     'SafeCheckpointHook',
+    'SmallObjectsHook',
     'StagedTrainingHook',
 ]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from mmdet.engine.hooks import NumClassCheckHook
-from mmengine.dataset import BaseDataset
 
 from mmext.data.coco_file import count_by_class, read_coco
+from mmext.datasets import coco_datasets
 from mmext.errors import did_you_mean, raise_all
 from mmext.registry import HOOKS
 
@@ -36,7 +36,8 @@ def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: 
             mistakes.append(
                 f'category {name!r} of {ann_file} has {count} annotations and is not in the config, so they would be '
                 f'dropped. {did_you_mean(name, classes)}The config has: {ours}. The file has: {theirs}. '
-                'Add it to metainfo.classes and num_classes, or switch this check off with default_hooks.class_check=None.'
+                'Add it to metainfo.classes and num_classes, or switch this check off: '
+                'default_hooks.class_check.type=mmext.NoHook'
             )
     in_file_order = [name for name in counts if name in classes]
     if not mistakes and in_file_order != list(classes):
@@ -62,7 +63,7 @@ class ClassCheckHook(NumClassCheckHook):
 
     def _check(self, runner, mode: str | None, loader) -> None:
         mistakes = []
-        for dataset in _coco_datasets(loader.dataset):
+        for dataset in coco_datasets(loader.dataset):
             mistakes += class_mistakes(dataset.metainfo['classes'], _counts(dataset), dataset.ann_file)
         try:
             if mode:
@@ -97,12 +98,3 @@ class ClassCheckHook(NumClassCheckHook):
 def _counts(dataset) -> dict[str, int]:
     # mmext.CocoInstanceDataset has counted while it loaded; any other COCO data set's file is read again
     return dataset.counts if hasattr(dataset, 'counts') else count_by_class(read_coco(dataset.ann_file))
-
-
-def _coco_datasets(dataset) -> list[BaseDataset]:
-    """The COCO data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if hasattr(dataset, 'datasets'):
-        return [inner for part in dataset.datasets for inner in _coco_datasets(part)]
-    if hasattr(dataset, 'dataset'):
-        return _coco_datasets(dataset.dataset)
-    return [dataset] if hasattr(dataset, 'cat2label') else []

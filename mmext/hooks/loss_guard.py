@@ -166,7 +166,9 @@ class LossGuardHook(Hook):
 
     def before_train(self, runner) -> None:
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise InputError('LossGuardHook watches one optimizer; with several set default_hooks.loss_guard=None.')
+            raise InputError(
+                'LossGuardHook watches one optimizer; with several set default_hooks.loss_guard.type=mmext.NoHook.'
+            )
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             runner.logger.warning(
                 f'LossGuardHook cannot look into {type(runner.optim_wrapper).__name__}: no step is watched.'

@@ -153,7 +153,8 @@ class StagedTrainingHook(Hook):
 
     What a stage does not train stays as it is to the bit: weights, and running statistics of its norm layers. ``lr_mult``
     and ``lr`` (the base rate then) change all rates of the stage, so the ratios between parts stay and the schedule goes on
-    from there. With each stage early stopping and plateau begin to count anew. The stage is a function of the epoch: a resumed run is in the right one. It is logged as ``stage``.
+    from there; early stopping and plateau begin to count anew. The stage is a function of the epoch: a resumed run is in
+    the right one. It is logged as ``stage``.
 
     Args:
         stages: see :func:`read_stages`.

@@ -14,7 +14,7 @@ from torch import nn
 from mmext.analysis.shares import by_family
 from mmext.errors import InputError
 from mmext.model import bare_model, parsed_losses
-from mmext.registry import LOOPS
+from mmext.registry import LOOPS, METRICS
 from mmext.run_state import random_state, set_random_state
 
 
@@ -117,16 +117,24 @@ class LossValLoop(ValLoop):
     neck. Losses are taken in eval mode, image by image, and averaged over images: the batch size does not matter as
     long as the images of a batch have one size (padding changes features at the edge). Samplers draw from a generator that
     is seeded by the image, so the same weights give the same losses. Training does not notice: batch-norm statistics and
-    random numbers are as they were.
+    random numbers are as they were. The quality of the masks, ``mask/iou`` and so on, is measured on the way.
+
+    Args:
+        extra_metrics: configs of metrics beside those of ``val_evaluator``; one whose type stands there already is left out.
+        args, kwargs: of ValLoop.
 
     Raises:
         InputError: the validation pipeline loads no masks.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, extra_metrics: Sequence[Mapping] = ({'type': 'mmext.MaskQualityMetric'},), **kwargs):
         super().__init__(*args, **kwargs)
         self._losses = ImageLosses()
-        self.evaluator.metrics.append(self._losses)
+        there = {type(metric) for metric in self.evaluator.metrics}
+        extra = [METRICS.build(dict(cfg)) for cfg in extra_metrics]
+        for metric in [metric for metric in extra if type(metric) not in there] + [self._losses]:
+            metric.dataset_meta = self.evaluator.dataset_meta
+            self.evaluator.metrics.append(metric)
 
     def run(self) -> dict:
         self.runner.call_hook('before_val')

@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from rich.table import Table
 
 from mmext.console import tell
+from mmext.metrics.mask_quality import encoded
 from mmext.registry import METRICS
 
 # place of each number in COCOeval.stats
@@ -69,6 +70,13 @@ class CocoMetric(StockCocoMetric):
 
     Takes MMDetection's arguments; with metrics other than ``bbox`` and ``segm``, or ``format_only``, it is MMDetection's.
     """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """MMDetection's; the masks are left as RLEs in the samples, so that the next metric need not encode them again."""
+        for sample in data_samples:
+            if 'masks' in sample['pred_instances']:
+                encoded(sample['pred_instances'])
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only or not set(self.metrics) <= {'bbox', 'segm'}:

@@ -176,8 +176,9 @@ def test_a_run_that_stopped_early_stays_stopped(train_tiny):
     assert stopped < 8
     again, _ = train_tiny(**settings, custom_hooks=[stop], resume=True)
     assert again.epoch == stopped
-    assert 'This run had stopped early: size did not improve in 2 validations in a row, patience is 2, its best is 0.1642' in log_of(
-        again
+    assert (
+        'This run had stopped early: size did not improve in 2 validations in a row, patience is 2, its best is 0.1642'
+        in log_of(again)
     )
     further, _ = train_tiny(**settings, custom_hooks=[{**stop, 'patience': 4}], resume=True)
     assert further.epoch == stopped + 2

@@ -21,7 +21,7 @@ def test_early_stopping_is_the_last_line_and_in_the_record(train_tiny):
     record = json.loads(Path(runner.log_dir, 'run_end.json').read_text())
     assert last_line(runner).endswith(record['text'])
     assert record['text'].startswith(
-        'Training ended: epoch 4 of 9 was the last: size did not improve in 2 validations in a row, patience is 2, its best is '
+        'Training ended: epoch 4 of 9 was the last: size did not improve in 2 validations in a row, patience is 2, '
     )
     assert (record['reason'], record['done'], record['planned']) == ('stopped', 4, 9)
     assert record['best'] == [{'file': 'best_size_epoch_2.pth', 'score': runner.message_hub.get_info('best_score')}]

@@ -43,7 +43,9 @@ def runner_of(cfg, **changes):
 
 def test_losses_stand_beside_the_same_predictions(cfg):
     ours, stock = runner_of(cfg).val(), runner_of(cfg, val_cfg={'_delete_': True, 'type': 'ValLoop'}).val()
-    assert sorted(set(ours) - set(stock)) == KEYS
+    added = sorted(set(ours) - set(stock))
+    assert [key for key in added if not key.startswith('mask/')] == KEYS
+    assert {'mask/iou', 'mask/coverage', 'mask/area_ratio', 'mask/union_iou', 'mask/iou_Fiber'} < set(added)
     assert {key: ours[key] for key in stock} == stock
     assert ours['val_loss'] == pytest.approx(sum(ours[key] for key in KEYS[1:]))
 
@@ -165,3 +167,12 @@ def test_ground_truth_at_the_inputs_size_is_left_as_it_is(cfg):
     sample.set_metainfo({'img_shape': (512, 512), 'ori_shape': (100, 100)})
     with pytest.raises(InputError, match='masks of'):
         at_input_size(sample)
+
+
+def test_mask_quality_is_measured_once_or_not_at_all(cfg):
+    off = runner_of(cfg, **{'val_cfg.extra_metrics': []}).val()
+    assert not [key for key in off if key.startswith('mask/')]
+    cfg.val_evaluator = [cfg.val_evaluator, {'type': 'mmext.MaskQualityMetric', 'box_iou': 0.6}]
+    runner = runner_of(cfg)
+    kinds = [type(metric).__name__ for metric in runner.val_loop.evaluator.metrics]
+    assert kinds == ['CocoMetric', 'MaskQualityMetric', 'ImageLosses']

@@ -7,3 +7,5 @@ param_scheduler = [
     # a ratio, not eta_min: an absolute floor would shrink the heads' multiple to 1 at the end
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, convert_to_iter_based=True),
 ]
+
+default_hooks = dict(early_stopping=dict(type='mmext.NoHook'))

@@ -1,0 +1,46 @@
+"""Size of objects where the network sees them: after the pipeline's resize, from annotations alone. No torch."""
+
+from collections.abc import Sequence
+
+
+def keep_ratio_size(width: int, height: int, scale: Sequence[float]) -> tuple[int, int]:
+    """Size of an image that is fitted into ``scale`` (long and short side, in either order) with its aspect ratio kept."""
+    factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
+    return int(width * factor + 0.5), int(height * factor + 0.5)
+
+
+def input_size(transforms: Sequence, width: int, height: int) -> tuple[int, int]:
+    """Size of an image after the resizing transforms of a pipeline, the largest that they may draw; in pixels.
+
+    Args:
+        transforms: built ones; ``Resize``, ``RandomResize`` and ``RandomChoiceResize`` count, all others keep the scale.
+        width: of the original image.
+        height: likewise.
+    """
+    for transform in transforms:
+        scales, keep_ratio = _scales(transform, width, height)
+        sizes = [
+            keep_ratio_size(width, height, scale) if keep_ratio else tuple(int(side + 0.5) for side in scale)
+            for scale in scales
+        ]
+        width, height = max(sizes, key=lambda size: size[0] * size[1], default=(width, height))
+    return width, height
+
+
+def _scales(transform: object, width: int, height: int) -> tuple[list[Sequence[float]], bool]:
+    """The (width, height) that a transform may fit an image into, and whether it keeps the aspect ratio."""
+    kind = type(transform).__name__
+    if kind == 'Resize':
+        if transform.scale is None:
+            factor = transform.scale_factor
+            across, down = factor if isinstance(factor, (tuple, list)) else (factor, factor)
+            return [(width * across, height * down)], False
+        return [transform.scale], transform.keep_ratio
+    if kind not in ('RandomResize', 'RandomChoiceResize'):
+        return [], False
+    keep_ratio = transform.resize_cfg.get('keep_ratio', False)
+    if kind == 'RandomChoiceResize':
+        return list(transform.scales), keep_ratio
+    if transform.ratio_range:
+        return [tuple(side * max(transform.ratio_range) for side in transform.scale)], keep_ratio
+    return [tuple(map(max, zip(*transform.scale, strict=True)))], keep_ratio

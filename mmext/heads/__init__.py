@@ -1,0 +1,3 @@
+from mmext.heads.min_size_rpn_head import MinSizeRPNHead
+
+__all__ = ['MinSizeRPNHead']
