@@ -19,15 +19,15 @@ from mmengine.registry import Registry
 from mmext.safe_load import allow_mmengine_checkpoints
 
 
-def _child(parent: Registry, location: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope='mmext', locations=[location])
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope='mmext', locations=list(locations))
 
 
 DATASETS = _child(MMENGINE_DATASETS, 'mmext.datasets')
 HOOKS = _child(MMENGINE_HOOKS, 'mmext.hooks')
 LOOPS = _child(MMENGINE_LOOPS, 'mmext.loops')
 METRICS = _child(MMENGINE_METRICS, 'mmext.metrics')
-MODELS = _child(MMENGINE_MODELS, 'mmext.heads')
+MODELS = _child(MMENGINE_MODELS, 'mmext.heads', 'mmext.losses')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmext.optim')
 PARAM_SCHEDULERS = _child(MMENGINE_PARAM_SCHEDULERS, 'mmext.optim')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'mmext.transforms')
