@@ -1,7 +1,8 @@
 """What validation losses, mask quality and stages cost: ``python benchmarks/training_engine.py [--rounds 8] [--out FILE]``.
 
 The demo's network on made data, all sides in one process, in turns. Validation: mmext.LossValLoop, with and without
-mmext.MaskQualityMetric, ÷ MMEngine's ValLoop, all with mmext.CocoMetric. Stages: an iteration that trains the heads ÷ one that trains everything.
+mmext.MaskQualityMetric, ÷ MMEngine's ValLoop, all with mmext.CocoMetric. Stages: an iteration that trains the heads ÷ one
+that trains everything.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
 import bisect
 import functools
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -54,13 +55,14 @@ def patience_used(hooks: Sequence) -> list[dict]:
     ]
 
 
-def restore_patience(hooks: Sequence, saved: Sequence[dict], stopped: bool) -> str | None:
+def restore_patience(hooks: Sequence, saved: Sequence[dict], stopped: bool, latest: Mapping[str, float]) -> str | None:
     """Let early stopping go on counting; returns why there is nothing left to train, or None.
 
     Args:
         hooks: of the run now.
         saved: of :func:`patience_used`.
-        stopped: whether one of them had stopped the run.
+        stopped: whether something had stopped the run.
+        latest: metrics of the last validation.
     """
     left = [hook for hook in hooks if isinstance(hook, EarlyStoppingHook)]
     known = []
@@ -69,15 +71,13 @@ def restore_patience(hooks: Sequence, saved: Sequence[dict], stopped: bool) -> s
         if hook is not None:
             left.remove(hook)
             hook.wait_count, hook.best_score = state['wait_count'], state['best_score']
-            known.append((hook, state))
-    if not stopped or not known:
+            known.append(hook)
+    reason = why_stopped(known, latest) if stopped else None
+    if reason is None:  # not early stopping, or the person has given it more patience
         return None
-    spent = [hook for hook, state in known if state['wait_count'] >= state['patience']]
-    if spent and all(hook.patience > hook.wait_count for hook in spent):
-        return None  # the person has given it more patience
-    reason = why_stopped([hook for hook, _ in known])
     return (
-        f'This run had stopped early: {reason}. Nothing is left to train; to go on, raise the patience of EarlyStoppingHook.'
+        f'This run had stopped early: {reason}. Nothing is left to train; to go on, raise '
+        'default_hooks.early_stopping.patience, or switch it off: default_hooks.early_stopping.type=mmext.NoHook.'
     )
 
 
@@ -91,18 +91,34 @@ def renew_patience(hooks: Sequence, schedulers: Sequence) -> None:
             scheduler.num_bad_epochs = 0
 
 
-def why_stopped(hooks: Sequence) -> str | None:
-    """Which early stopping has ended a training, in words; None when the hooks have none."""
-    known = [hook for hook in hooks if isinstance(hook, EarlyStoppingHook)]
-    reasons = [
-        f'{hook.monitor} did not improve in {hook.wait_count} validations in a row, patience is {hook.patience}, its best '
-        f'is {float(hook.best_score):.4g}'
-        for hook in known
-        if hook.wait_count >= hook.patience
-    ]
-    if not known:
-        return None
-    return ', '.join(reasons) or f'{known[0].monitor} reached its threshold or was not finite'
+def why_stopped(hooks: Sequence, latest: Mapping[str, float]) -> str | None:
+    """Which early stopping has ended a training, in words; None when none of them has.
+
+    Args:
+        hooks: of the run.
+        latest: metrics of the last validation.
+    """
+    reasons = []
+    for hook in hooks:
+        if not isinstance(hook, EarlyStoppingHook):
+            continue
+        value = latest.get(hook.monitor, hook.best_score)
+        if hook.wait_count >= hook.patience:
+            reasons.append(
+                f'{hook.monitor} did not improve in {hook.wait_count} validations in a row, patience is {hook.patience}, '
+                f'its best is {float(hook.best_score):.4g}'
+            )
+        elif hook.monitor in latest and hook.check_finite and not math.isfinite(value):
+            reasons.append(f'{hook.monitor} is {value}')
+        elif hook.stopping_threshold is not None and hook.rule_map[hook.rule](value, hook.stopping_threshold):
+            reasons.append(f'{hook.monitor} reached {value:.4g}, its threshold is {hook.stopping_threshold:g}')
+    return ', '.join(reasons) or None
+
+
+def last_validation(runner) -> dict[str, float]:
+    """Metrics of the last validation, by their names without MMEngine's prefix."""
+    scalars = runner.message_hub.log_scalars
+    return {key.removeprefix('val/'): float(buffer.current()) for key, buffer in scalars.items() if key.startswith('val/')}
 
 
 def collect(runner, validated: bool) -> dict:
@@ -140,7 +156,7 @@ def restore(runner, state: dict) -> list[str]:
     # the loader was built before the checkpoint gave the run its old seed
     if isinstance(loader.worker_init_fn, functools.partial) and 'seed' in loader.worker_init_fn.keywords:
         loader.worker_init_fn = functools.partial(loader.worker_init_fn, seed=runner.seed)
-    stopped = restore_patience(runner.hooks, state['early_stopping'], state['stopped'])
+    stopped = restore_patience(runner.hooks, state['early_stopping'], state['stopped'], last_validation(runner))
     if stopped:
         loop.stop_training = True
         lines.append(stopped)

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmext.run_state import patience_used, random_state, restore_patience, set_random_state, validation_is_due
+from mmext.run_state import (
+    patience_used,
+    random_state,
+    restore_patience,
+    set_random_state,
+    validation_is_due,
+    why_stopped,
+)
 
 
 def draw():
@@ -76,21 +83,34 @@ def test_two_early_stoppings_of_one_metric_keep_their_own_counts():
     first, second = early(), early(rule='greater')
     first.wait_count, second.wait_count = 2, 1
     again = [early(rule='greater'), early()]
-    assert restore_patience(again, patience_used([first, second]), stopped=False) is None
+    assert restore_patience(again, patience_used([first, second]), stopped=False, latest={}) is None
     assert [hook.wait_count for hook in again] == [1, 2]
 
 
 def test_only_more_patience_lets_a_stopped_run_go_on():
     hook = early()
     hook.wait_count = 3
-    saved = patience_used([hook])
-    assert 'did not improve in 3 validations in a row, patience is 3' in restore_patience([early()], saved, stopped=True)
-    assert restore_patience([early(patience=5)], saved, stopped=True) is None
-    assert restore_patience([], saved, stopped=True) is None
+    saved, latest = patience_used([hook]), {'size': 1.0}
+    words = restore_patience([early()], saved, True, latest)
+    assert 'did not improve in 3 validations in a row, patience is 3' in words
+    assert 'default_hooks.early_stopping.type=mmext.NoHook' in words
+    assert restore_patience([early(patience=5)], saved, True, latest) is None
+    assert restore_patience([], saved, True, latest) is None
 
 
-def test_a_stop_at_the_threshold_stays_one():
-    hook = early(stopping_threshold=0.5)
+@pytest.mark.parametrize(
+    ('arguments', 'value', 'words'),
+    [
+        ({'stopping_threshold': 0.5}, 0.4, 'size reached 0.4, its threshold is 0.5'),
+        ({'stopping_threshold': 0.5}, 0.6, None),
+        ({}, float('nan'), 'size is nan'),
+        ({'check_finite': False}, float('nan'), None),
+        ({}, 0.4, None),
+    ],
+)
+def test_a_stop_is_put_down_to_what_stopped_it(arguments, value, words):
+    hook = early(**arguments)
     hook.best_score = 0.4
-    words = restore_patience([early(stopping_threshold=0.5)], patience_used([hook]), stopped=True)
-    assert 'size reached its threshold or was not finite' in words
+    assert why_stopped([hook], {'size': value}) == words
+    resumed = restore_patience([early(**arguments)], patience_used([hook]), True, {'size': value})
+    assert (words in resumed) if words else resumed is None

@@ -82,5 +82,6 @@ def unweighted(losses: Mapping[str, float], weights: Mapping[str, float]) -> dic
 def bands_hold(losses: Mapping[str, float], weights: Mapping[str, float], mask_loss: str) -> bool:
     """Whether S4's figures can be set beside these losses: Mask R-CNN's five families, cross-entropy masks, weights 1."""
     families = {family_of(name) for name in losses} - {None}
+    masks = [name for name in losses if family_of(name) == 'mask']
     plain = all(weights.get(name, 1.0) == 1.0 for name in losses)
-    return families == set(ORIENTATION) and plain and mask_loss == 'CrossEntropyLoss'
+    return families == set(ORIENTATION) and plain and masks == ['loss_mask'] and mask_loss == 'CrossEntropyLoss'

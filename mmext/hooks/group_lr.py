@@ -100,4 +100,5 @@ class GroupLRHook(Hook):
             return
         change = rate_change(before, group_rates(runner.optim_wrapper.optimizer.param_groups))
         if change:
-            runner.logger.info(f'The schedule follows the validation after epoch {runner.epoch}: {change}.')
+            when = f'epoch {runner.epoch}' if runner.epoch else f'iteration {runner.iter}'
+            runner.logger.info(f'The schedule follows the validation after {when}: {change}.')

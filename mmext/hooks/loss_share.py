@@ -29,7 +29,12 @@ def loss_weights(model: nn.Module) -> dict[str, float]:
     stages = getattr(getattr(model, 'roi_head', None), 'stage_loss_weights', None)
     for path, module in model.named_modules():
         *owners, name = path.split('.')
-        if not name.startswith('loss_') or not hasattr(module, 'loss_weight'):
+        if owners[-1:] == ['loss_mask']:  # one of several losses of mmext.FCNMaskHead
+            *owners, _ = owners
+            name = f'{name}.loss_mask'
+        elif not name.startswith('loss_'):
+            continue
+        if not hasattr(module, 'loss_weight'):
             continue
         weight = float(module.loss_weight)
         if 'rpn_head' in owners:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from mmdet.datasets import CocoDataset
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from rich.markup import escape
 from rich.table import Table
 
-from mmext.analysis.input_size import input_size
+from mmext.analysis.input_size import input_size, not_understood
 from mmext.console import tell
 from mmext.datasets import coco_datasets
+from mmext.errors import some
 from mmext.heads import MinSizeRPNHead
 from mmext.model import bare_model
 from mmext.registry import HOOKS
@@ -48,7 +50,7 @@ def to_table(total: Mapping[str, int], small: Mapping[str, int], min_size: float
     for heading in ('instances', 'too small', 'share'):
         table.add_column(heading, justify='right')
     for name, count in total.items():
-        table.add_row(name, f'{count:,}', f'{small[name]:,}', f'{small[name] / count:.1%}' if count else '-')
+        table.add_row(escape(name), f'{count:,}', f'{small[name]:,}', f'{small[name] / count:.1%}' if count else '-')
     return table
 
 
@@ -71,11 +73,27 @@ class SmallObjectsHook(Hook):
         heads = [module for module in bare_model(runner).modules() if isinstance(module, MinSizeRPNHead) and module.min_size]
         if not heads or not is_main_process():
             return
+        if heads[0].filter_by == 'proposal':
+            runner.logger.info(
+                "MinSizeRPNHead: what filter_by='proposal' leaves out depends on the predictions; not counted."
+            )
+            return
         min_size = heads[0].min_size
         datasets = coco_datasets(runner.train_dataloader.dataset)
         found = [(dataset, *count_small(dataset, min_size)) for dataset in datasets]
         total, small = (_sums((row[0], row[part]) for row in found) for part in (1, 2))
+        unknown = [name for dataset in datasets for name in not_understood(dataset.pipeline.transforms)]
+        outer = getattr(runner.train_dataloader.dataset, 'pipeline', None)
+        if outer is not None and runner.train_dataloader.dataset not in datasets:
+            unknown.append(f'the pipeline of {type(runner.train_dataloader.dataset).__name__}')
+        if unknown:
+            runner.logger.warning(
+                f'MinSizeRPNHead: the count of small instances leaves {some(dict.fromkeys(unknown))} out of account.'
+            )
         if not total.total():
+            runner.logger.warning(
+                'MinSizeRPNHead: no COCO data set in the training data, so small instances are not counted.'
+            )
             return
         tell(runner.logger, to_table(total, small, min_size), [])
         share = small.total() / total.total()

@@ -124,11 +124,12 @@ def patience_remarks(stages: Sequence[Stage], patience: Sequence[Mapping], val_i
     return [
         f'StagedTrainingHook: {state["monitor"]} may end the run within stage {stage.number} ({stage.name}), and the next '
         f'would not begin: it stops after {state["patience"]} validations without improvement, and the stage has '
-        f'{(stage.last - stage.first + 1) // val_interval}. Raise the patience: '
-        f'default_hooks.early_stopping.patience={(stage.last - stage.first + 1) // val_interval}'
+        f'{number}. Raise the patience: default_hooks.early_stopping.patience={number + 1}'
         for state in patience
         for stage in stages[:-1]
-        if (stage.last - stage.first + 1) // val_interval > state['patience']
+        if (number := (stage.last + 1) // val_interval - stage.first // val_interval) >= state['patience']
+        # of the run's first validation there is nothing better
+        and (stage.number > 1 or number > state['patience'])
     ]
 
 
@@ -245,6 +246,7 @@ class StagedTrainingHook(Hook):
             counts[name not in trained] += parameter.numel()
         end = runner.max_epochs if stage.last is None else stage.last + 1
         rates = f'rates × {factor:g}' if factor != 1 else 'rates as planned'
+        rates += f' (base rate now {base["lr"]:.3g})'  # warm-up and reductions so far are in it
         runner.logger.info(
             f'Stage {stage.number} of {len(self.stages)}, {stage.name}: epochs {stage.first + 1} to {end}, {counts[0]:,} '
             f'parameters trained, {counts[1]:,} frozen, {rates}.'

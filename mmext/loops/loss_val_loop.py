@@ -127,11 +127,14 @@ class LossValLoop(ValLoop):
         InputError: the validation pipeline loads no masks.
     """
 
-    def __init__(self, *args, extra_metrics: Sequence[Mapping] = ({'type': 'mmext.MaskQualityMetric'},), **kwargs):
+    # what follows val_loss asks for it
+    gives_losses = True
+
+    def __init__(self, *args, extra_metrics: Sequence[Mapping] | None = ({'type': 'mmext.MaskQualityMetric'},), **kwargs):
         super().__init__(*args, **kwargs)
         self._losses = ImageLosses()
         there = {type(metric) for metric in self.evaluator.metrics}
-        extra = [METRICS.build(dict(cfg)) for cfg in extra_metrics]
+        extra = [METRICS.build(dict(cfg)) for cfg in extra_metrics or ()]
         for metric in [metric for metric in extra if type(metric) not in there] + [self._losses]:
             metric.dataset_meta = self.evaluator.dataset_meta
             self.evaluator.metrics.append(metric)

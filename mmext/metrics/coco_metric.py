@@ -11,6 +11,7 @@ from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric as StockCocoMetric
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
+from rich.markup import escape
 from rich.table import Table
 
 from mmext.console import tell
@@ -72,11 +73,14 @@ class CocoMetric(StockCocoMetric):
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """MMDetection's; the masks are left as RLEs in the samples, so that the next metric need not encode them again."""
+        """MMDetection's, with masks that are encoded once for all metrics; the samples stay as they are."""
+        samples = []
         for sample in data_samples:
-            if 'masks' in sample['pred_instances']:
-                encoded(sample['pred_instances'])
-        super().process(data_batch, data_samples)
+            found = sample['pred_instances']
+            if 'masks' in found:  # copies: results2json turns the counts of an RLE into text
+                found = {**found, 'masks': [dict(rle) for rle in encoded(found['masks'])]}
+            samples.append({**sample, 'pred_instances': found})
+        super().process(data_batch, samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only or not set(self.metrics) <= {'bbox', 'segm'}:
@@ -137,5 +141,5 @@ def ap_table(metric: str, rows: Sequence[tuple[str, dict[str, float]]]) -> Table
     for name in _SHOWN:
         table.add_column(name.replace('mAP', 'AP').replace('_', ' '), justify='right')
     for name, values in rows:
-        table.add_row(name, *(f'{values[key]:.3f}' if values.get(key, -1) > -1 else '-' for key in _SHOWN))
+        table.add_row(escape(name), *(f'{values[key]:.3f}' if values.get(key, -1) > -1 else '-' for key in _SHOWN))
     return table

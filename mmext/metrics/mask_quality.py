@@ -12,6 +12,7 @@ from mmdet.structures.mask import PolygonMasks, encode_mask_results
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from pycocotools import mask as coco_mask
+from rich.markup import escape
 from rich.table import Table
 
 from mmext.analysis.mask_match import BOX_IOU, Objects, match, union_iou
@@ -36,6 +37,7 @@ class Quality:
     unmatched: int
 
 
+_SWITCH = ', or leave the metric out: val_cfg.extra_metrics=[]'
 MEANS = ('iou', 'coverage', 'area_ratio', 'union_iou')
 
 
@@ -103,43 +105,59 @@ def truth_of(sample: Mapping) -> Objects:
     """Ground truth of a data sample, in pixels of the original image.
 
     Raises:
-        InputError: it has no masks, or masks in the pixels of the resized image.
+        InputError: it has no masks, or masks of another size than the image before and after its resize.
     """
     instances, (height, width) = sample['gt_instances'], sample['ori_shape'][:2]
     masks = instances.get('masks')
     if masks is None:
         raise InputError(
             'MaskQualityMetric: the validation pipeline loads no masks. Put '
-            "dict(type='mmext.LoadInstanceMasks') before PackDetInputs."
+            f"dict(type='mmext.LoadInstanceMasks') before PackDetInputs{_SWITCH}."
         )
-    if (masks.height, masks.width) != (height, width):
+    boxes, size = get_box_tensor(instances['bboxes']).cpu().numpy(), (masks.height, masks.width)
+    if size == tuple(sample.get('img_shape', ())[:2]) != (height, width):  # loaded before Resize
+        masks = masks.resize((height, width))
+        boxes = boxes * np.tile([width / size[1], height / size[0]], 2)
+    elif size != (height, width):
         raise InputError(
-            f'MaskQualityMetric: the ground truth is {masks.height} x {masks.width}, the original image {height} x {width}. '
-            'Load the masks after Resize in the validation pipeline, as MMDetection does.'
+            f'MaskQualityMetric: the ground truth is {size[0]} x {size[1]}, the original image {height} x {width}. Load the '
+            f'masks after Resize in the validation pipeline, as MMDetection does{_SWITCH}.'
         )
-    boxes = get_box_tensor(instances['bboxes']).cpu().numpy()
     return Objects(_xywh(boxes), to_rles(masks, height, width), instances['labels'].cpu().numpy())
 
 
 def prediction_of(sample: Mapping) -> Objects:
-    """Detections of a data sample; their masks are RLEs already, or bitmaps (N, height, width)."""
-    found = sample['pred_instances']
-    rles = encoded(found)
-    scores = found.get('mask_scores', found['scores']).cpu().numpy()
-    return Objects(_xywh(found['bboxes'].cpu().numpy()), rles, found['labels'].cpu().numpy(), scores)
+    """Detections of a data sample; their masks are RLEs already, or bitmaps (N, height, width).
 
-
-def encoded(found: dict) -> list[dict]:
-    """The masks of a sample's predictions as RLEs, which take their place: the next metric need not encode them again.
-
-    Raises:
-        InputError: the model predicts no masks.
+    A model without boxes (SOLOv2) gives boxes without area: the masks' own boxes stand for them.
     """
+    found = sample['pred_instances']
     if 'masks' not in found:
-        raise InputError('MaskQualityMetric: the model predicts no masks.')
-    if isinstance(found['masks'], torch.Tensor):
-        found['masks'] = encode_mask_results(found['masks'].detach().cpu().numpy())
-    return found['masks']
+        raise InputError(f'MaskQualityMetric: the model predicts no masks{_SWITCH}.')
+    rles = encoded(found['masks'])
+    boxes = _xywh(found['bboxes'].cpu().numpy())
+    if len(boxes) and not boxes[:, 2:].any():
+        boxes = coco_mask.toBbox(rles)
+    scores = found.get('mask_scores', found['scores']).cpu().numpy()
+    return Objects(boxes, rles, found['labels'].cpu().numpy(), scores)
+
+
+def encoded(masks: torch.Tensor | list[dict]) -> list[dict]:
+    """Predicted masks (N, height, width) as RLEs; what is encoded already stays as it is.
+
+    The RLEs are kept on the tensor: several metrics see the same sample, and encoding is most of what they do.
+    """
+    if not isinstance(masks, torch.Tensor):
+        return masks
+    if not hasattr(masks, '_mmext_rles'):
+        masks._mmext_rles = encode_mask_results(masks.detach().cpu().numpy())
+    return masks._mmext_rles
+
+
+def key_names(classes: Sequence[str]) -> list[str]:
+    """Class names as they stand in a scalar's name: without ``/``, which would split it, and each another."""
+    names = [name.replace('/', '_') for name in classes]
+    return [f'{name}_{label}' if names.count(name) > 1 else name for label, name in enumerate(names)]
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:
@@ -160,16 +178,17 @@ class MaskQualityMetric(BaseMetric):
 
     Args:
         box_iou: least box IoU of a pair.
+        classwise: whether to give the numbers of each class too; the table has them in any case.
         kwargs: ``collect_device``, ``prefix`` and ``collect_dir`` of MMEngine's BaseMetric.
     """
 
     default_prefix = 'mask'
 
-    def __init__(self, box_iou: float = BOX_IOU, **kwargs):
+    def __init__(self, box_iou: float = BOX_IOU, classwise: bool = True, **kwargs):
         if isinstance(box_iou, bool) or not isinstance(box_iou, (int, float)) or not 0 < box_iou <= 1:
             raise InputError(f'MaskQualityMetric: box_iou is {box_iou!r}; it must be above 0 and at most 1.')
         super().__init__(**kwargs)
-        self.box_iou = box_iou
+        self.box_iou, self.classwise = box_iou, classwise
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Compare the masks of a batch; of each image a few numbers are kept."""
@@ -178,25 +197,25 @@ class MaskQualityMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Means over all classes, then those of each class."""
-        rows = {'all': summarize(results, None)}
-        rows |= {name: summarize(results, label) for label, name in enumerate(self.dataset_meta['classes'])}
+        classes = self.dataset_meta['classes']
+        rows = [('all', summarize(results, None))]
+        rows += [(name, summarize(results, label)) for label, name in enumerate(classes)]
         tell(MMLogger.get_current_instance(), to_table(rows), [])
-        values = {}
-        for name, row in rows.items():
-            suffix = '' if row is rows['all'] else f'_{name.replace("/", "_")}'
-            values |= {f'{mean}{suffix}': getattr(row, mean) for mean in MEANS}
-        return values
+        suffixes = ['', *(f'_{name}' for name in key_names(classes))] if self.classwise else ['']
+        return {
+            f'{mean}{suffix}': getattr(row, mean) for suffix, (_, row) in zip(suffixes, rows, strict=False) for mean in MEANS
+        }
 
 
-def to_table(rows: Mapping[str, Quality]) -> Table:
-    """A row a class."""
+def to_table(rows: Sequence[tuple[str, Quality]]) -> Table:
+    """A row a class, by its name."""
     table = Table(title='Masks of matched objects', title_justify='left')
     table.add_column('class')
     for heading in ('objects', 'matched', 'detections without', 'IoU', 'coverage', 'area ratio', 'union IoU'):
         table.add_column(heading, justify='right')
-    for name, row in rows.items():
+    for name, row in rows:
         counts = [f'{count:,}' for count in (row.objects, row.matched, row.unmatched)]
         shown = [row.matched, row.matched, row.matched, row.objects]
         means = [f'{getattr(row, mean):.3f}' if there else '-' for mean, there in zip(MEANS, shown, strict=True)]
-        table.add_row(name, *counts, *means)
+        table.add_row(escape(name), *counts, *means)
     return table

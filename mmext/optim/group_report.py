@@ -114,8 +114,9 @@ def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length
     length = epoch_length or _epoch_length(cfg)
     epochs, max_iters = _run_length(cfg)
     schedulers = cfg.get('param_scheduler') or []
-    table, remarks = dry_run([schedulers] if isinstance(schedulers, dict) else schedulers, rates, epochs, length, max_iters)
-    return GroupReport(rows, lines + remarks, names, moments(table), length, lost_ratios(table, names, rates))
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    table, remarks, lost = dry_run(schedulers, rates, epochs, length, max_iters)
+    return GroupReport(rows, lines + remarks, names, moments(table), length, lost_ratios(table, names, rates) + lost)
 
 
 def _fresh(model, load_from: str | None) -> tuple[dict[str, str] | None, list[str]]:

@@ -31,7 +31,7 @@ def dry_run(
     max_epochs: int,
     epoch_length: int,
     max_iters: int | None = None,
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[str], list[str]]:
     """Rates that MMEngine's own schedulers give, built and stepped as the Runner does it.
 
     Args:
@@ -42,12 +42,12 @@ def dry_run(
         max_iters: length of an iteration-based run, which for MMEngine is one epoch whatever ``epoch_length`` is.
 
     Returns:
-        Rates (I, G) of the I iterations; and a remark for each scheduler that follows a validation metric, which a dry run
-        leaves at its base rate.
+        Rates (I, G) of the I iterations; a remark for each scheduler that follows a validation metric, which a dry run
+        leaves at its base rate; and how such a one would undo the ratio between groups.
     """
     groups = [dict(params=[torch.nn.Parameter(torch.zeros(1))], lr=rate) for rate in rates]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
-    schedulers, remarks = [], []
+    schedulers, remarks, lost = [], [], []
     iterations = max_iters or max_epochs * epoch_length
     for cfg in scheduler_cfgs:
         cfg = copy.deepcopy(dict(cfg))
@@ -55,7 +55,7 @@ def dry_run(
         scheduler = PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=optimizer, epoch_length=epoch_length))
         if isinstance(scheduler, ReduceOnPlateauParamScheduler):
             remarks.append(f'{cfg["type"]} follows {scheduler.monitor} of the validation: shown without its reductions.')
-            remarks += _floor_remarks(scheduler, rates)
+            lost += _lost_to_floor(scheduler, rates)
         else:
             schedulers.append(scheduler)
     table = np.empty((iterations, len(rates)))
@@ -63,10 +63,10 @@ def dry_run(
         table[iteration] = [group['lr'] for group in optimizer.param_groups]
         optimizer.step()
         step(schedulers, epoch_ends=not max_iters and (iteration + 1) % epoch_length == 0)
-    return table, remarks
+    return table, remarks, lost
 
 
-def _floor_remarks(scheduler: ReduceOnPlateauParamScheduler, rates: Sequence[float]) -> list[str]:
+def _lost_to_floor(scheduler: ReduceOnPlateauParamScheduler, rates: Sequence[float]) -> list[str]:
     floors = np.asarray(scheduler.min_values[: len(rates)], float) / np.asarray(rates)
     if floors.max() > 0 and np.ptp(floors) > _RATIO_TOLERANCE * floors.max():
         return [

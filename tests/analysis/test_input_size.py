@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import TRANSFORMS, init_default_scope
 
-from mmext.analysis.input_size import input_size
+from mmext.analysis.input_size import input_size, not_understood
 
 RESIZES = [
     {'type': 'Resize', 'scale': (1333, 800), 'keep_ratio': True},
@@ -43,3 +43,14 @@ def test_of_several_scales_the_largest_counts():
     assert input_size([drawn], 100, 80) == (1200, 960)
     assert input_size([ratios], 50, 50) == (200, 200)
     assert input_size([flip], 50, 40) == (50, 40)
+
+
+def test_a_choice_of_resizes_counts_and_what_is_not_understood_is_named():
+    resize = {'type': 'Resize', 'scale': (800, 400), 'keep_ratio': True}
+    choice = build({'type': 'RandomChoice', 'transforms': [[resize], [{**resize, 'scale': (200, 100)}]]})
+    shape = build({'type': 'FixShapeResize', 'width': 100, 'height': 100, 'keep_ratio': True})
+    assert input_size([choice], 100, 50) == (800, 400)
+    assert not_understood([choice, build(resize), build({'type': 'RandomFlip', 'prob': 0.5})]) == []
+    assert not_understood([shape, build(resize)]) == ['FixShapeResize']
+    hidden = build({'type': 'RandomChoice', 'transforms': [[{'type': 'ResizeShortestEdge', 'scale': 100}]]})
+    assert not_understood([hidden]) == ['ResizeShortestEdge']

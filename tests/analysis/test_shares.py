@@ -90,6 +90,7 @@ def test_bands_are_for_plain_mask_rcnn_only():
     assert bands_hold(plain, {}, 'CrossEntropyLoss')
     assert not bands_hold(plain, {'loss_mask': 0.5}, 'CrossEntropyLoss')
     assert not bands_hold(plain, {}, 'GCELoss')
+    assert not bands_hold(plain | {'loss_boundary': 0.3}, {}, 'CrossEntropyLoss')  # S4 knows no second mask loss
     assert not bands_hold(plain | {'loss_mask_iou': 0.1}, {}, 'CrossEntropyLoss')
     assert not bands_hold({'loss_mask': 1.0, 'loss_cls': 1.0}, {}, 'CrossEntropyLoss')
 

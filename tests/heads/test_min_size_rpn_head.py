@@ -130,7 +130,23 @@ def test_small_and_about_small_in_figures():
             [300, 300, 315, 340],  # small itself
         ]
     )
-    assert belongs_to_small(anchors, truth, 20).tolist() == [True, False, False, True]
+    assert belongs_to_small(anchors, truth, 20, 4, 0).tolist() == [True, False, False, True]
+    # the second is one of the smallest that there are
+    assert belongs_to_small(anchors, truth, 20, 4, 42 * 42).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize('side', [1, 3, 5, 7, 8, 12])
+def test_no_background_is_learnt_at_an_object_of_any_size(side):
+    """Whatever its place on the grid of anchors, those of the finest level nearest to it have no gradient."""
+    for offset in range(0, 8, 3):
+        at = 60.0 + offset
+        stock, ours = (
+            gradients(head(**kind), boxes=([at, at, at + side, at + side], LARGE))
+            for kind in ({'kind': 'mmdet.RPNHead'}, {'min_size': 20})
+        )
+        cell = round((at + side / 2) / STRIDES[0])
+        assert (ours[0][0][0, :, cell, cell] == 0).all()
+        assert (stock[0][0][0, :, cell, cell] != 0).all()
 
 
 def test_predictions_are_stocks():

@@ -96,6 +96,15 @@ def test_stage_weights_of_a_cascade_count():
     assert 's0.loss_cls' not in weights
 
 
+def test_each_of_several_mask_losses_has_its_weight():
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune'))
+    several = [{'type': 'CrossEntropyLoss', 'use_mask': True}, {'type': 'DiceLoss', 'loss_weight': 0.5}]
+    cfg.model.roi_head.mask_head.type = 'mmext.FCNMaskHead'
+    cfg.model.roi_head.mask_head.loss_mask = several
+    assert loss_weights(MODELS.build(cfg.model)) == {'dice.loss_mask': 0.5}
+
+
 def test_one_process_says_nothing_of_several(train_tiny, capsys):
     runner, _ = train_tiny(default_hooks=HOOKS)
     (log,) = Path(runner.log_dir).glob('*.log')

@@ -101,8 +101,8 @@ def test_changes_are_announced_with_what_is_trained(train_tiny):
 
     runner, _, _ = train(train_tiny, HEADS_THEN_ALL)
     log = Path(runner.log_dir, f'{runner.timestamp}.log').read_text()
-    assert 'Stage 1 of 2, heads: epochs 1 to 2, 13 parameters trained, 12 frozen, rates as planned.' in log
-    assert 'Stage 2 of 2, all: epochs 3 to 4, 25 parameters trained, 0 frozen, rates × 0.1.' in log
+    assert 'Stage 1 of 2, heads: epochs 1 to 2, 13 parameters trained, 12 frozen, rates as planned (base rate now' in log
+    assert 'Stage 2 of 2, all: epochs 3 to 4, 25 parameters trained, 0 frozen, rates × 0.1 (base rate now' in log
     assert log.count('Stage ') == 2
 
 
@@ -184,8 +184,29 @@ def test_patience_that_would_end_the_run_within_a_stage_is_said():
     remarks = patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 10}], 1)
     assert len(remarks) == 1
     assert 'val_loss may end the run within stage 2 (4+)' in remarks[0]
-    assert remarks[0].endswith('default_hooks.early_stopping.patience=25')
-    assert patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 10}], 3) == []
+    assert remarks[0].endswith('default_hooks.early_stopping.patience=26')
+    assert patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 26}], 1) == []
+    # with every third epoch validated, epochs 11 to 35 have eight: 12, 15, ... 33
+    assert patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 9}], 3) == []
+    assert len(patience_remarks(stages, [{'monitor': 'val_loss', 'patience': 8}], 3)) == 1
+
+
+def test_the_boundary_of_patience_is_that_of_a_real_run(train_tiny):
+    stop = {'type': 'EarlyStoppingHook', 'monitor': 'size', 'rule': 'greater', 'min_delta': 0.0}
+    stages = [{'epochs': 3, 'train': ['mask_head']}, {'epochs': 3, 'train': ['backbone']}, {'train': 'all'}]
+    for patience in (3, 4):
+        warned = patience_remarks(read_stages(stages), [{'monitor': 'size', 'patience': patience}], 1)
+        runner, _ = train_tiny(
+            default_hooks={
+                'staged_training': {'type': 'mmext.StagedTrainingHook', 'stages': stages},
+                'early_stopping': {**stop, 'patience': patience},
+            },
+            epochs=9,
+            validate=True,
+            lr=1e-7,
+            folder=f'patience{patience}',
+        )
+        assert (runner.epoch == 6) == bool(warned) == (patience == 3)
 
 
 def test_a_stage_begins_with_its_patience_unused(train_tiny):

@@ -131,11 +131,56 @@ def test_polygons_are_those_of_pycocotools(demo_data):
     assert compared > 10
 
 
+def test_a_model_without_boxes_is_matched_by_those_of_its_masks():
+    one = sample([(0, 0, 10, 10), (20, 0, 30, 10)], [(20, 0, 30, 10), (0, 0, 10, 8)])
+    one['pred_instances']['bboxes'].zero_()
+    assert evaluate(one)['mask/iou'] == pytest.approx(0.9)
+
+
 def test_masks_are_encoded_once_for_all_metrics():
-    found = {'masks': torch.ones(2, 4, 4, dtype=torch.bool)}
-    first = encoded(found)
-    assert encoded(found) is first
-    assert found['masks'] is first
+    masks = torch.ones(2, 4, 4, dtype=torch.bool)
+    first = encoded(masks)
+    assert encoded(masks) is first
+    assert encoded(first) is first
+
+
+def test_results_can_still_be_dumped_behind_our_metrics(demo_data):
+    """``mim test --out FILE`` appends DumpDetResults, which wants the masks as a tensor."""
+    from mmdet.evaluation import DumpDetResults
+
+    from mmext.metrics import CocoMetric
+
+    one = sample([(0, 0, 10, 10)], [(0, 0, 10, 8)])
+    one['img_id'] = 1
+    for metric in (
+        CocoMetric(ann_file=str(demo_data / 'val' / 'annotations.json'), metric=['bbox', 'segm']),
+        MaskQualityMetric(),
+        DumpDetResults(out_file_path='unused.pkl'),
+    ):
+        metric.process({}, [one])
+    assert metric.results[0]['pred_instances']['masks'][0]['size'] == list(SIZE)
+
+
+def test_ground_truth_of_the_resized_image_is_scaled_back():
+    one = sample([(0, 0, 20, 20)], [(0, 0, 10, 10)])
+    one['img_shape'] = (80, 120)
+    one['gt_instances']['masks'] = PolygonMasks([[np.array([0.0, 0, 20, 0, 20, 20, 0, 20])]], 80, 120)
+    assert evaluate(one)['mask/iou'] == pytest.approx(1)
+
+
+def test_class_names_of_any_kind(capsys):
+    metric = MaskQualityMetric()
+    metric.dataset_meta = {'classes': ('all', 'a/b', 'a_b', 'PE [/PP]')}
+    metric.process({}, [sample([(0, 0, 10, 10)], [(0, 0, 10, 5)], labels=[1], found_labels=[1])])
+    found = metric.evaluate(size=1)
+    assert (found['mask/iou'], found['mask/iou_all'], found['mask/iou_a_b_1'], found['mask/iou_a_b_2']) == (0.5, -1, 0.5, -1)
+    assert 'PE [/PP]' in capsys.readouterr().out
+    assert set(evaluate(sample([], []), classwise=False)) == {
+        'mask/iou',
+        'mask/coverage',
+        'mask/area_ratio',
+        'mask/union_iou',
+    }
 
 
 def test_ground_truth_in_other_pixels_is_an_error():

@@ -19,5 +19,5 @@ param_scheduler = [
 ]
 
 default_hooks = dict(
-    checkpoint=dict(save_best='coco/segm_mAP_50', rule='greater'),
-    early_stopping=dict(type='EarlyStoppingHook', monitor='val_loss', rule='less', patience=10, min_delta=0.0))
+    checkpoint=dict(save_best='coco/segm_mAP_50'),
+    early_stopping=dict(type='EarlyStoppingHook', monitor='val_loss', patience=10, min_delta=0.0))
