@@ -190,10 +190,32 @@ def train_tiny(tmp_path):
     return train
 
 
+# Settings under cfg.model that make a step of any family take seconds; one that a family does not have is passed over, and
+# in a list (a cascade's stages) all items are set.
+SMALL_SAMPLING = {
+    'train_cfg.rpn_proposal.nms_pre': 50,
+    'train_cfg.rpn_proposal.max_per_img': 50,
+    'train_cfg.rpn.sampler.num': 100_000,  # all anchors, so that every level of the FPN gets a gradient
+    'train_cfg.rpn.allowed_border': -1,  # those over the edge too: in a small image all large ones are
+    'train_cfg.rcnn.sampler.num': 16,
+    'test_cfg.rpn.nms_pre': 50,
+    'test_cfg.rpn.max_per_img': 50,
+}
+
+
+def set_where_it_is(cfg, path, value):
+    """Set a dotted path in nested dicts, in every item of a list, where it is there already."""
+    first, _, rest = path.partition('.')
+    for item in cfg if isinstance(cfg, list) else [cfg]:
+        if first in (item or {}):
+            if rest:
+                set_where_it_is(item[first], rest, value)
+            else:
+                item[first] = value
+
+
 def small_sampling(cfg):
     """Fewer proposals and RoIs, so that a training step of a full model takes seconds."""
-    cfg.model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=50)
-    cfg.model.train_cfg.rcnn.sampler.num = 16
-    cfg.model.train_cfg.rpn.sampler.num = 100_000  # all anchors, so that every level of the FPN gets a gradient
-    cfg.model.test_cfg.rpn.update(nms_pre=50, max_per_img=50)
+    for path, value in SMALL_SAMPLING.items():
+        set_where_it_is(cfg.model, path, value)
     return cfg

@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,31 @@ def test_mask_quality_is_measured_once_or_not_at_all(cfg):
     runner = runner_of(cfg)
     kinds = [type(metric).__name__ for metric in runner.val_loop.evaluator.metrics]
     assert kinds == ['CocoMetric', 'MaskQualityMetric', 'ImageLosses']
+
+
+FAMILIES = {
+    'cascade-mask-rcnn_r18_fpn_finetune': {'bbox', 'cls', 'mask', 'rpn_bbox', 'rpn_cls'},
+    'htc-without-semantic_r18_fpn_finetune': {'bbox', 'cls', 'mask', 'rpn_bbox', 'rpn_cls'},
+    'ms-rcnn_r18_fpn_finetune': {'bbox', 'cls', 'mask', 'mask_iou', 'rpn_bbox', 'rpn_cls'},
+    'point-rend_r18_fpn_finetune': {'bbox', 'cls', 'mask', 'rpn_bbox', 'rpn_cls'},
+    'solov2_r18_fpn_finetune': {'cls', 'mask'},
+}
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_every_family_gives_losses_beside_stocks_predictions(demo_data, tmp_path, name):
+    cfg = Config.fromfile(mmext.recipe(name))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = str(demo_data)
+    cfg.val_evaluator.ann_file = str(demo_data / 'val' / 'annotations.json')
+    cfg.work_dir = str(tmp_path / 'run')
+    cfg = small_sampling(cfg)
+    ours, again = (runner_of(cfg).val() for _ in range(2))
+    stock = runner_of(cfg, val_cfg={'_delete_': True, 'type': 'ValLoop'}).val()
+    assert {key: ours[key] for key in stock} == stock
+    assert ours == again
+    parts = {key.removeprefix('val_loss_'): value for key, value in ours.items() if key.startswith('val_loss_')}
+    assert set(parts) == FAMILIES[name]
+    assert all(math.isfinite(value) and value >= 0 for value in parts.values())
+    assert ours['val_loss'] == pytest.approx(sum(parts.values()))
+    assert -1 <= ours['mask/iou'] <= 1
