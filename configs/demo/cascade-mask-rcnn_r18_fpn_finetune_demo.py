@@ -19,11 +19,13 @@ model = dict(
                 loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0))
             for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
         ]),
-    train_cfg=dict(rcnn=[
-        dict(
-            _base_.model.train_cfg.rcnn,
-            assigner=dict(
-                type='MaxIoUAssigner', pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou,
-                match_low_quality=False, ignore_iof_thr=-1))
-        for iou in (0.5, 0.6, 0.7)
-    ]))
+    train_cfg=dict(
+        rpn=dict(allowed_border=0),
+        rcnn=[
+            dict(
+                _base_.model.train_cfg.rcnn,
+                assigner=dict(
+                    type='MaxIoUAssigner', pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou,
+                    match_low_quality=False, ignore_iof_thr=-1))
+            for iou in (0.5, 0.6, 0.7)
+        ]))

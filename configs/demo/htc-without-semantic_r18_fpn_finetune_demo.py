@@ -12,4 +12,10 @@ model = dict(
         mask_info_flow=True,
         mask_head=[
             dict(_base_.model.roi_head.mask_head, type='HTCMaskHead', with_conv_res=stage > 0) for stage in range(3)
-        ]))
+        ]),
+    train_cfg=dict(
+        rcnn=[
+            dict(stage, assigner=dict(stage.assigner, match_low_quality=True))
+            for stage in _base_.model.train_cfg.rcnn
+        ]),
+    test_cfg=dict(rcnn=dict(score_thr=0.001)))
