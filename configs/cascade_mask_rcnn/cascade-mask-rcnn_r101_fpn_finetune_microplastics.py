@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNet-101.
 # Why:     COCO mask AP 38.5 -> 39.6 with the same schedule.
-# Cost:    96.0 M parameters instead of 77.0 M; time and operations: docs/models.md.
+# Cost:    96.0 M parameters instead of 77.0 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of cascade-mask-rcnn_r101_fpn_ms-3x_coco, COCO box AP 45.5, mask AP 39.6.
 _base_ = './cascade-mask-rcnn_r50_fpn_finetune_microplastics.py'
 

@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNeXt-101, 32 groups of width 4.
 # Why:     COCO mask AP 38.5 -> 40.1 with the same schedule.
-# Cost:    95.6 M parameters instead of 77.0 M; time and operations: docs/models.md.
+# Cost:    95.6 M parameters instead of 77.0 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of cascade-mask-rcnn_x101-32x4d_fpn_ms-3x_coco, COCO box AP 46.3, mask AP 40.1.
 _base_ = './cascade-mask-rcnn_r50_fpn_finetune_microplastics.py'
 

@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNet-101; without the semantic branch, as there.
 # Why:     COCO mask AP 38.3 -> 39.6 with the same schedule, both with the semantic branch.
-# Cost:    96.2 M parameters instead of 77.2 M; time and operations: docs/models.md.
+# Cost:    96.2 M parameters instead of 77.2 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of htc_r101_fpn_20e_coco, COCO box AP 44.8, mask AP 39.6; all but its semantic head is loaded.
 _base_ = './htc-without-semantic_r50_fpn_finetune_microplastics.py'
 

@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNeXt-101, 32 groups of width 4; without the semantic branch, as there.
 # Why:     COCO mask AP 38.3 -> 40.5 with the same schedule, both with the semantic branch.
-# Cost:    95.8 M parameters instead of 77.2 M; time and operations: docs/models.md.
+# Cost:    95.8 M parameters instead of 77.2 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of htc_x101-32x4d_fpn_16xb1-20e_coco, COCO box AP 46.1, mask AP 40.5; all but its semantic head is loaded.
 _base_ = './htc-without-semantic_r50_fpn_finetune_microplastics.py'
 

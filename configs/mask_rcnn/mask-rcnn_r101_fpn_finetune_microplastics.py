@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNet-101.
 # Why:     COCO mask AP 37.1 -> 38.5 with the same schedule; S3's own step up when R50 is not enough.
-# Cost:    63.0 M parameters instead of 44.0 M; time and operations: docs/models.md.
+# Cost:    63.0 M parameters instead of 44.0 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of mask-rcnn_r101_fpn_ms-poly-3x_coco, COCO box AP 42.7, mask AP 38.5.
 _base_ = './mask-rcnn_r50_fpn_finetune_microplastics.py'
 

@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNeXt-101, 32 groups of width 4.
 # Why:     COCO mask AP 37.1 -> 39.0 with the same schedule.
-# Cost:    62.6 M parameters instead of 44.0 M; time and operations: docs/models.md.
+# Cost:    62.6 M parameters instead of 44.0 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of mask-rcnn_x101-32x4d_fpn_ms-poly-3x_coco, COCO box AP 43.6, mask AP 39.0.
 _base_ = './mask-rcnn_r50_fpn_finetune_microplastics.py'
 

@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNeXt-101, 32 groups of width 8; blue first, its own mean and deviation, fixed batch norm.
 # Why:     the X101 whose box AP S2 quotes (44.3); its input is unlike that of the other two X101.
-# Cost:    107.2 M parameters instead of 44.0 M; time and operations: docs/models.md.
+# Cost:    107.2 M parameters instead of 44.0 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of mask-rcnn_x101-32x8d_fpn_ms-poly-3x_coco, COCO box AP 44.3 (no mask AP published in its metafile).
 _base_ = './mask-rcnn_x101-32x4d_fpn_finetune_microplastics.py'
 

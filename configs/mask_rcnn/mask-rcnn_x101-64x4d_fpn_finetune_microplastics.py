@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNeXt-101, 64 groups of width 4.
 # Why:     COCO mask AP 37.1 -> 39.7 with the same schedule, the best of MMDetection's Mask R-CNN weights.
-# Cost:    101.9 M parameters instead of 44.0 M; time and operations: docs/models.md.
+# Cost:    101.9 M parameters instead of 44.0 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of mask-rcnn_x101-64x4d_fpn_ms-poly_3x_coco, COCO box AP 44.5, mask AP 39.7.
 _base_ = './mask-rcnn_x101-32x4d_fpn_finetune_microplastics.py'
 

@@ -1,6 +1,6 @@
 # Changes: backbone ResNet-50 -> ResNet-101, caffe-style as well.
 # Why:     COCO mask AP 36.3 -> 38.1 with the same schedule.
-# Cost:    79.2 M parameters instead of 60.2 M; time and operations: docs/models.md.
+# Cost:    79.2 M parameters instead of 60.2 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of ms-rcnn_r101-caffe_fpn_2x_coco, COCO box AP 41.1, mask AP 38.1.
 _base_ = './ms-rcnn_r50-caffe_fpn_finetune_microplastics.py'
 

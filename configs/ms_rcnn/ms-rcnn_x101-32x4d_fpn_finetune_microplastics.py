@@ -1,6 +1,6 @@
 # Changes: backbone -> ResNeXt-101, 32 groups of width 4, not caffe-style: red first, mean, deviation and norm as usual.
 # Why:     COCO mask AP 36.3 -> 38.7, with half the schedule.
-# Cost:    78.9 M parameters instead of 60.2 M; time and operations: docs/models.md.
+# Cost:    78.9 M parameters instead of 60.2 M; checkpoint and new tensors: docs/models.md.
 # Source:  weights of ms-rcnn_x101-32x4d_fpn_1x_coco, COCO box AP 41.8, mask AP 38.7.
 _base_ = './ms-rcnn_r50-caffe_fpn_finetune_microplastics.py'
 
