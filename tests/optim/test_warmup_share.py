@@ -7,7 +7,7 @@ import mmext
 from mmext.errors import InputError
 from mmext.optim import WarmupShareLR
 
-SCHEDULE = Config.fromfile(mmext.recipe('mask-rcnn_r50_fpn_finetune')).param_scheduler
+SCHEDULE = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune')).param_scheduler
 
 
 def rates(train_tiny, epochs):
