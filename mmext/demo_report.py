@@ -38,7 +38,8 @@ def evaluate(work_dir: Path) -> tuple[Result, list[str], list[Objects]]:
     """
     from mmdet.apis import inference_detector, init_detector
     from mmengine.config import Config
-    from pycocotools import mask as coco_mask
+
+    from mmext.metrics.mask_quality import prediction_of
 
     run = read_run(work_dir)
     if not run.train or not (work_dir / 'last_checkpoint').is_file():
@@ -47,12 +48,7 @@ def evaluate(work_dir: Path) -> tuple[Result, list[str], list[Objects]]:
     with contextlib.redirect_stdout(io.StringIO()):  # MMEngine says what it loads
         model = init_detector(cfg, (work_dir / 'last_checkpoint').read_text().strip(), device='cpu')
     files, truths = ground_truth(cfg.val_dataloader.dataset)
-    predictions = []
-    for found in inference_detector(model, files):
-        instances = found.pred_instances.numpy()
-        masks = np.asfortranarray(instances.masks.transpose(1, 2, 0).astype(np.uint8))
-        boxes = np.concatenate([instances.bboxes[:, :2], instances.bboxes[:, 2:] - instances.bboxes[:, :2]], 1)
-        predictions.append(Objects(boxes, coco_mask.encode(masks), instances.labels, instances.scores))
+    predictions = [prediction_of(found.to_dict()) for found in inference_detector(model, files)]
     pairs = [pair for truth, prediction in zip(truths, predictions, strict=True) for pair in match(truth, prediction)]
     result = Result(
         run=run,

@@ -1,18 +1,17 @@
 """One contract for every config: a new recipe is covered the moment it exists."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from conftest import set_where_it_is, small_sampling
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import get_installed_path
+from model_table import published
 
 import mmext
 from mmext.analysis.shares import shares
@@ -151,18 +150,6 @@ DEFAULTS = {
     'backbone.norm_eval': True,
     'assigner.match_low_quality': True,
 }
-
-
-@cache
-def published():
-    """URL of each checkpoint to MMDetection's entry for it."""
-    found = {}
-    for metafile in Path(get_installed_path('mmdet'), '.mim/configs').glob('*/metafile.yml'):
-        content = yaml.safe_load(metafile.read_text())
-        for entry in content if isinstance(content, list) else content.get('Models', []):
-            weights = entry.get('Weights')
-            found |= dict.fromkeys(weights if isinstance(weights, list) else [weights], entry)
-    return found
 
 
 def settings(value, path=''):

@@ -6,6 +6,7 @@ tensors that checkpoint does not fill.
 
 import copy
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ and shape. Operations and times have not been measured yet; MMDetection's `get_f
 """
 
 
+@cache
 def published() -> dict[str, dict]:
     """URL of a checkpoint to MMDetection's own entry for it."""
     entries = {}

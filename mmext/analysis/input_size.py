@@ -2,6 +2,13 @@
 
 from collections.abc import Sequence
 
+# transforms that are understood, and whose arguments each has
+_KNOWN = {
+    'Resize': 'Resize',
+    'FixScaleResize': 'Resize',
+    'RandomResize': 'RandomResize',
+    'RandomChoiceResize': 'RandomChoiceResize',
+}
 # in the name of a transform that changes the scale
 _SCALING = ('Resize', 'Rescale', 'Mosaic', 'MixUp', 'Affine', 'Expand')
 
@@ -44,11 +51,7 @@ def not_understood(transforms: Sequence) -> list[str]:
 
 def _kind(transform: object) -> str | None:
     """Whose arguments a transform has."""
-    name = type(transform).__name__
-    known = {'Resize': 'Resize', 'FixScaleResize': 'Resize'} | {
-        kind: kind for kind in ('RandomResize', 'RandomChoiceResize')
-    }
-    return known.get(name)
+    return _KNOWN.get(type(transform).__name__)
 
 
 def _scales(transform: object, width: int, height: int) -> tuple[list[Sequence[float]], bool]:
@@ -60,7 +63,7 @@ def _scales(transform: object, width: int, height: int) -> tuple[list[Sequence[f
             across, down = factor if isinstance(factor, (tuple, list)) else (factor, factor)
             return [(width * across, height * down)], False
         return [transform.scale], transform.keep_ratio
-    if kind not in ('RandomResize', 'RandomChoiceResize'):
+    if kind is None:
         return [], False
     keep_ratio = transform.resize_cfg.get('keep_ratio', False)
     if kind == 'RandomChoiceResize':
