@@ -73,6 +73,7 @@ def test_imports_go_one_way(path):
         'mmext.data.demo',
         'mmext.data.own_data',
         'mmext.analysis.compare',
+        'mmext.analysis.findings',
         'mmext.analysis.mask_match',
     ],
 )

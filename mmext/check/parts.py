@@ -1,0 +1,55 @@
+"""The data sets that a config trains and validates on, as ``mmext check`` reads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmext.data.coco_file import CocoFile
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """One data set of a config: ``name`` train or val; ``dataset`` its config, without wrappers; ``ann_file`` and the image
+    ``folder`` with data_root joined; ``coco`` what of the file can be used, None when nothing can."""
+
+    name: str
+    dataset: ConfigDict
+    ann_file: Path
+    folder: Path
+    coco: CocoFile | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names of the config; None when it names none, and the data set's own count."""
+        classes = (self.dataset.get('metainfo') or {}).get('classes')
+        return None if classes is None else tuple(classes)
+
+
+def data_parts(cfg: Config) -> list[DataPart]:
+    """The COCO data sets of the training and the validation loader, those inside wrappers (RepeatDataset, ConcatDataset,
+    MultiImageMixDataset, ...) one by one. What stands twice is given once."""
+    parts = []
+    for name in ('train', 'val'):
+        loader = cfg.get(f'{name}_dataloader')
+        for dataset in _innermost(loader.dataset) if loader else []:
+            part = _part(name, dataset)
+            if all((part.name, part.ann_file) != (other.name, other.ann_file) for other in parts):
+                parts.append(part)
+    return parts
+
+
+def _innermost(dataset: ConfigDict) -> list[ConfigDict]:
+    if 'datasets' in dataset:
+        return [inner for part in dataset.datasets for inner in _innermost(part)]
+    if 'dataset' in dataset:
+        return _innermost(dataset.dataset)
+    return [dataset] if dataset.get('ann_file') else []
+
+
+def _part(name: str, dataset: ConfigDict) -> DataPart:
+    root = Path(dataset.get('data_root') or '')
+    prefix = dataset.get('data_prefix') or {}
+    folder = prefix.get('img') or prefix.get('img_path') or ''
+    # as MMEngine joins them: an absolute path stays as it is
+    return DataPart(name, dataset, root / dataset.ann_file, root / folder)
