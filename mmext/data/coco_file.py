@@ -41,6 +41,20 @@ def read_coco(path: str | Path) -> CocoFile:
             field or with a wrong type, an id twice, an annotation whose image or category is not there.
     """
     path = Path(path)
+    document = read_document(path)
+    mistakes = [mistake for key, fields in _FIELDS.items() for mistake in _field_mistakes(key, document[key], fields)]
+    if not mistakes:  # ids can be compared only when they are there
+        mistakes = _reference_mistakes(document)
+    raise_all([f'{path}: {mistake}' for mistake in mistakes])
+    return CocoFile(path, document['images'], document['annotations'], document['categories'])
+
+
+def read_document(path: Path) -> dict:
+    """The JSON object of a COCO file, with its three lists; nothing in them is checked.
+
+    Raises:
+        InputError: missing, not readable, truncated, not JSON, not COCO.
+    """
     document = _read_json(path)
     if not isinstance(document, dict):
         raise InputError(f'{path}: not a COCO file: it holds a {_kind(document)}, not an object with {", ".join(_FIELDS)}.')
@@ -50,11 +64,7 @@ def read_coco(path: str | Path) -> CocoFile:
         raise InputError(
             f'{path}: not a COCO instance file: it has no list {" and no list ".join(map(repr, missing))}. It has: {have}.'
         )
-    mistakes = [mistake for key, fields in _FIELDS.items() for mistake in _field_mistakes(key, document[key], fields)]
-    if not mistakes:  # ids can be compared only when they are there
-        mistakes = _reference_mistakes(document)
-    raise_all([f'{path}: {mistake}' for mistake in mistakes])
-    return CocoFile(path, document['images'], document['annotations'], document['categories'])
+    return document
 
 
 def _kind(value: object) -> str:

@@ -1,51 +1,12 @@
 """Hold the config's classes against the annotation file and the model's heads before anything is trained."""
 
-from collections.abc import Mapping, Sequence
-
 from mmdet.engine.hooks import NumClassCheckHook
 
+from mmext.data.class_names import class_mistakes
 from mmext.data.coco_file import count_by_class, read_coco
 from mmext.datasets import coco_datasets
-from mmext.errors import did_you_mean, raise_all
+from mmext.errors import raise_all
 from mmext.registry import HOOKS
-
-
-def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: str) -> list[str]:
-    """How the classes of the config and those of an annotation file disagree, in words.
-
-    Args:
-        classes: class names of the data set's ``metainfo``, in order.
-        counts: category name to number of annotations, in the file's order; names without annotations included.
-        ann_file: the file, for the message.
-
-    Returns:
-        One sentence a mistake; empty when they agree. A category that no annotation uses may be missing in the config.
-    """
-    if isinstance(classes, str):
-        return [f'metainfo.classes is the text {classes!r}, not a list of names. Add a comma: classes=({classes!r},).']
-    mistakes = []
-    ours, theirs = ', '.join(classes), ', '.join(counts)
-    for name in classes:
-        if name not in counts:
-            mistakes.append(
-                f'class {name!r} of the config is not in {ann_file}. {did_you_mean(name, counts)}'
-                f'The config has: {ours}. The file has: {theirs}. Set metainfo=dict(classes=(...,)) of the data set.'
-            )
-    for name, count in counts.items():
-        if name not in classes and count:
-            mistakes.append(
-                f'category {name!r} of {ann_file} has {count} annotations and is not in the config, so they would be '
-                f'dropped. {did_you_mean(name, classes)}The config has: {ours}. The file has: {theirs}. '
-                'Add it to metainfo.classes and num_classes, or switch this check off: '
-                'default_hooks.class_check.type=mmext.NoHook'
-            )
-    in_file_order = [name for name in counts if name in classes]
-    if not mistakes and in_file_order != list(classes):
-        mistakes.append(
-            f'{ann_file} lists the classes as {", ".join(in_file_order)}, the config as {ours}. MMDetection numbers the '
-            'labels in the order of the file, so names and labels would not match. Give both the same order.'
-        )
-    return mistakes
 
 
 @HOOKS.register_module()
@@ -64,7 +25,8 @@ class ClassCheckHook(NumClassCheckHook):
     def _check(self, runner, mode: str | None, loader) -> None:
         mistakes = []
         for dataset in coco_datasets(loader.dataset):
-            mistakes += class_mistakes(dataset.metainfo['classes'], _counts(dataset), dataset.ann_file)
+            found = class_mistakes(dataset.metainfo['classes'], _counts(dataset), dataset.ann_file)
+            mistakes += [f'{mistake.text} {mistake.remedy}' for mistake in found]
         try:
             if mode:
                 self._check_head(runner, mode)
