@@ -13,7 +13,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
 from mmext.errors import InputError, raise_all
-from mmext.losses.gce_loss import is_number, own_channel
+from mmext.losses.parts import is_number, own_channel
 from mmext.registry import MODELS
 
 

@@ -7,7 +7,7 @@ from mmdet.models.losses.dice_loss import dice_loss
 from torch import Tensor, nn
 
 from mmext.errors import raise_all
-from mmext.losses.gce_loss import is_number, own_channel
+from mmext.losses.parts import is_number, own_channel
 from mmext.registry import MODELS
 
 # the smoothing term of the authors' Dice: an RoI without any boundary has a loss that falls with the predicted one

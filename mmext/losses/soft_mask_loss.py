@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mmext.errors import InputError, raise_all
-from mmext.losses.gce_loss import chosen_reduction, common_mistakes, is_number, own_channel, reduced
+from mmext.losses.parts import chosen_reduction, common_mistakes, is_number, own_channel, reduced
 from mmext.registry import MODELS
 
 
