@@ -18,6 +18,9 @@ _FIELDS = {
 }
 
 
+_LONGEST_SHOWN = 40
+
+
 @dataclass(frozen=True)
 class CocoFile:
     """A COCO file that has been checked: ``images``, ``annotations`` and ``categories`` as they stand in it."""
@@ -72,6 +75,22 @@ def _kind(value: object) -> str:
     return names.get(type(value), 'number')
 
 
+def shown(value: object) -> str:
+    """A JSON value for a message: short, on one line, ASCII, whatever is in it."""
+
+    def item(value: object) -> str:
+        if isinstance(value, (list, dict)):
+            return '[...]' if isinstance(value, list) else '{...}'
+        text = json.dumps(value)
+        return text if len(text) <= _LONGEST_SHOWN else f'{text[: _LONGEST_SHOWN - 3]}...'
+
+    if isinstance(value, dict):
+        return '{' + ', '.join(item(key) for key in list(value)[:6]) + '}'
+    if not isinstance(value, list):
+        return item(value)
+    return f'[{", ".join([*map(item, value[:6]), *(["..."] if len(value) > 6 else [])])}]'
+
+
 def _read_json(path: Path) -> object:
     try:
         text = path.read_bytes().decode('utf-8-sig')
@@ -112,11 +131,11 @@ def _field_mistakes(key: str, entries: list, fields: dict[str, type]) -> list[st
                 wrong.setdefault(f'{key} without {field!r}', []).append(_name(entry, position))
             elif not _is(entry[field], kind):
                 wanted = {int: 'a whole number', str: 'text', list: 'a list', numbers.Real: 'a number'}[kind]
-                found = f'{_name(entry, position)}: {str(entry[field])[:40]!r}'
+                found = f'{_name(entry, position)}: {shown(entry[field])}'
                 wrong.setdefault(f'{key} whose {field!r} is not {wanted}', []).append(found)
         box = entry.get('bbox')
         if key == 'annotations' and isinstance(box, list) and not (len(box) == 4 and all(_is(v, numbers.Real) for v in box)):
-            found = f'{_name(entry, position)}: {str(box)[:40]}'
+            found = f'{_name(entry, position)}: {shown(box)}'
             wrong.setdefault("annotations whose 'bbox' is not [x, y, width, height]", []).append(found)
     return [f'{len(where)} {what}: {some(where)}.' for what, where in wrong.items()]
 
