@@ -1,12 +1,12 @@
-"""Write docs/models.md: ``python tools/model_table.py``, about three minutes on two cores.
+"""Write docs/models.md and configs/metafile.yml: ``python tools/model_table.py``, a minute on two cores.
 
-Of each recipe: parameters, the checkpoint that it starts from with the AP that MMDetection publishes for it, and how many
-tensors that checkpoint does not fill.
+Of each recipe: parameters, the checkpoint that it starts from with the AP that MMDetection publishes for it, how many
+tensors that checkpoint does not fill, and the operations and times that benchmarks/models.py has measured.
 """
 
-import copy
+import json
+import statistics
 import sys
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,16 +14,28 @@ import yaml
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.utils import get_installed_path
 
 import mmext
+from mmext.check.checkpoints import published, shapes_of
 from mmext.optim.group_table import fresh_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
-MMDET = Path(get_installed_path('mmdet'), '.mim')
+MEASURED = ROOT / 'benchmarks' / 'models.json'
+BASE = 'mask-rcnn_r50_fpn_finetune'
+# folder of configs/ to the family and its paper
+FAMILIES = {
+    'cascade_mask_rcnn': ('Cascade Mask R-CNN', 'Cai and Vasconcelos 2018, arXiv:1712.00726'),
+    'htc': ('Hybrid Task Cascade', 'Chen et al. 2019, arXiv:1901.07518'),
+    'mask_ablation': ('Mask R-CNN, mask head changed', 'He et al. 2017, arXiv:1703.06870'),
+    'mask_loss': ('Mask losses', 'the header of each recipe'),
+    'mask_rcnn': ('Mask R-CNN', 'He et al. 2017, arXiv:1703.06870'),
+    'ms_rcnn': ('Mask Scoring R-CNN', 'Huang et al. 2019, arXiv:1903.00241'),
+    'point_rend': ('PointRend', 'Kirillov et al. 2020, arXiv:1912.08193'),
+    'solov2': ('SOLOv2', 'Wang et al. 2020, arXiv:2003.10152'),
+}
 # box AP, mask AP and frames a second by the source document on variants (S2), on COCO
 S2 = {
-    'mask-rcnn_r50_fpn_finetune': ('41.0', '37.1', '5.0'),
+    BASE: ('41.0', '37.1', '5.0'),
     'mask-rcnn_r101_fpn_finetune': ('42.9', '38.6', '3.5'),
     'mask-rcnn_x101-64x4d_fpn_finetune': ('44.3', '39.8', '2.8'),
     'mask-rcnn_r50_fpn_finetune_mask14': ('-', '34.2', '-'),
@@ -37,21 +49,15 @@ HEAD = """# Models
 
 Made by `python tools/model_table.py`. Parameters are of the model with three classes. Box and mask AP on COCO are what
 MMDetection publishes for the checkpoint, not for our recipe. New tensors are those that it does not fill, by name
-and shape. Operations and times have not been measured yet; MMDetection's `get_flops` counts the former:
-`mim run mmdet get_flops CONFIG`.
+and shape.
+
+Operations are multiply-adds of a prediction at 800x1333 (what MMDetection's `get_flops` calls FLOPs), of the convolutions
+and matrix products that PyTorch's FlopCounterMode sees, with random weights: 1000 proposals, 100 instances. SOLOv2's find
+no instance: each kernel that passes its threshold adds 0.02 G. Training is a step's losses and gradients, prediction all up
+to the pasted masks; both are times relative to the base recipe's model on one image of 400x667 with eight objects, in turns
+with it in one process: median (lowest to highest of the rounds), {machine}. Recipes with the same model
+share a measurement: `python benchmarks/models.py`.
 """
-
-
-@cache
-def published() -> dict[str, dict]:
-    """URL of a checkpoint to MMDetection's own entry for it."""
-    entries = {}
-    for file in sorted((MMDET / 'configs').glob('*/metafile.yml')):
-        document = yaml.safe_load(file.read_text())
-        for model in document if isinstance(document, list) else document.get('Models', []):
-            weights = model.get('Weights')
-            entries |= dict.fromkeys(weights if isinstance(weights, list) else [weights], model)
-    return entries
 
 
 def published_ap(entry: dict) -> list[str]:
@@ -60,23 +66,47 @@ def published_ap(entry: dict) -> list[str]:
     return [str(metrics.get(name, '-')) for name in ('box AP', 'mask AP')]
 
 
-def built(model: dict) -> torch.nn.Module:
-    """A model of a config, without weights from the network."""
-    model = copy.deepcopy(model)
-    model.backbone.init_cfg = None
-    return MODELS.build(model).eval()
+def shapes(cfg: Config) -> torch.nn.Module:
+    """The model of a recipe, with shapes alone."""
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
 
 
-def row(name: str, entries: dict) -> list[str]:
-    cfg = Config.fromfile(mmext.recipe(name))
-    model, entry = built(cfg.model), entries.get(cfg.get('load_from'))
-    cells = [f'`{name}`', f'{sum(p.numel() for p in model.parameters()) / 1e6:.1f}']
-    start = ['-', '-', '-', '-']
-    if entry:
-        theirs = built(Config.fromfile(MMDET / entry['Config']).model).state_dict()
-        new = fresh_tensors(model, {'state_dict': theirs})
-        start = [entry['Name'], *published_ap(entry), f'{len(new)} of {len(model.state_dict())}']
-    return [*cells, *start]
+def ratio(values: list[float]) -> str:
+    return f'{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})'
+
+
+def cost(name: str, measured: dict) -> list[str]:
+    """Operations, and times relative to the base; ``-`` what has not been measured."""
+    row = measured['models'].get(measured['same_model_as'].get(name))
+    if not row:
+        return ['-', '-', '-']
+    times = ['1', '1'] if measured['same_model_as'][name] == BASE else [ratio(row['training']), ratio(row['prediction'])]
+    return [f'{row["multiply_adds"] / 1e9:.0f}', *times]
+
+
+def start(cfg: Config, model: torch.nn.Module, entries: dict) -> list[str]:
+    """The checkpoint, its published AP, and the tensors that it does not fill."""
+    entry = entries.get(cfg.get('load_from'))
+    if not entry:
+        return ['-', '-', '-', '-']
+    new = fresh_tensors(model, {'state_dict': shapes_of(entry)})
+    return [entry['Name'], *published_ap(entry), f'{len(new)} of {len(model.state_dict())}']
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def index_entry(path: Path, model: torch.nn.Module, measured: dict, name: str) -> dict:
+    """A recipe as OpenMMLab's model index has them; there are no weights of ours."""
+    row = measured['models'].get(measured['same_model_as'].get(name))
+    return {
+        'Name': path.stem,
+        'In Collection': FAMILIES[path.parent.name][0],
+        'Config': path.relative_to(ROOT).as_posix(),
+        'Metadata': {'Parameters': count(model), **({'FLOPs': round(row['multiply_adds'])} if row else {})},
+    }
 
 
 def s2_table(entries: dict) -> list[str]:
@@ -101,25 +131,34 @@ def s2_table(entries: dict) -> list[str]:
 
 def main() -> int:
     register_all_modules(init_default_scope=True)
-    entries, lines = published(), [HEAD]
+    entries, measured = published(), json.loads(MEASURED.read_text())
+    threads = sorted({row['threads'] for row in measured['models'].values()})
+    machine = f'{" or ".join(map(str, threads))} threads of a virtual server processor, PyTorch {torch.__version__}'
+    lines, index = [HEAD.format(machine=machine)], []
     folders: dict[str, list[str]] = {}
     for name, path in mmext.recipes().items():
         folders.setdefault(path.parent.name, []).append(name)
-    for folder, names in folders.items():
-        if folder == 'demo':
-            continue
+    for folder, (family, source) in FAMILIES.items():
         lines += [
-            f'## {folder}',
+            f'## {family}',
             '',
-            '| recipe | parameters (M) | starts from | box AP | mask AP | new tensors |',
-            '| --- | ---: | --- | ---: | ---: | ---: |',
+            f'`configs/{folder}/`. Source: {source}.',
+            '',
+            '| recipe | parameters (M) | start | box AP | mask AP | new tensors | operations (G) | training | prediction |',
+            '| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |',
         ]
-        for name in names:
-            cells = row(name, entries)
+        for name in folders[folder]:
+            cfg = Config.fromfile(mmext.recipe(name))
+            model = shapes(cfg)
+            cells = [f'`{name}`', f'{count(model) / 1e6:.1f}', *start(cfg, model, entries), *cost(name, measured)]
             print(*cells, sep='  ', flush=True)
             lines.append('| ' + ' | '.join(cells) + ' |')
+            index.append(index_entry(mmext.recipes()[name], model, measured, name))
         lines.append('')
     (ROOT / 'docs' / 'models.md').write_text('\n'.join([*lines, *s2_table(entries)]) + '\n')
+    collections = [{'Name': family, 'Paper': {'Title': source}} for family, source in FAMILIES.values()]
+    text = yaml.safe_dump({'Collections': collections, 'Models': index}, sort_keys=False, width=125)
+    (ROOT / 'configs' / 'metafile.yml').write_text(f'# Written by `python tools/model_table.py`.\n{text}')
     return 0
 
 
