@@ -299,7 +299,7 @@ def _images(coco: CocoFile, folder: Path, part: str) -> list[Finding]:
     missing = [image for image in coco.images if not os.path.isfile(os.path.join(folder, image['file_name']))]  # noqa: PTH113, PTH118
     if not missing:
         return []
-    remedy = _other_name(missing[0]['file_name'], folder)
+    remedy = _other_name(missing[0]['file_name'], folder, none_there=len(missing) == len(coco.images))
     return _some(
         'image-file-missing',
         'severe',
@@ -311,7 +311,7 @@ def _images(coco: CocoFile, folder: Path, part: str) -> list[Finding]:
     )
 
 
-def _other_name(wanted: str, folder: Path) -> str:
+def _other_name(wanted: str, folder: Path, none_there: bool) -> str:
     """What to do about a missing file: the nearest that the folder has."""
     try:
         there = [name for name in os.listdir(folder) if _is_text(name)]  # noqa: PTH208
@@ -324,5 +324,6 @@ def _other_name(wanted: str, folder: Path) -> str:
     for name in there:
         if name.rsplit('.', 1)[0].lower() == stem:
             return f'{folder} has {name}, not {base}: write file_name as the file is called, case and ending included.'
-    hint = did_you_mean(base, there[:_NAMES_COMPARED])
+    # when all are missing it is the folder that is wrong, and the nearest name would mislead
+    hint = '' if none_there else did_you_mean(base, there[:_NAMES_COMPARED])
     return f'Copy them there, or set data_root and data_prefix=dict(img=...) of the data set. {hint}'.strip()

@@ -197,26 +197,27 @@ def _measure_rles(rles: Sequence[tuple[int, str | list, tuple[int, int]]], shape
     from pycocotools import mask as coco_mask
 
     packed = [(row, counts, size) for row, counts, size in rles if isinstance(counts, str)]
-    runs, reasons = check_counts([counts for _, counts, _ in packed], np.array([size for *_, size in packed]).reshape(-1, 2))
-    sound, lines = [], []
-    for (row, counts, size), number, reason in zip(packed, runs, reasons, strict=True):
+    sizes = np.array([size for *_, size in packed]).reshape(-1, 2)
+    areas, runs, reasons = check_counts([counts for _, counts, _ in packed], sizes)
+    sound = []  # row, RLE, area, number of runs
+    for (row, counts, size), area, number, reason in zip(packed, areas, runs, reasons, strict=True):
         if reason:
             shapes.faults.setdefault('rle-counts-wrong', []).append((row, reason))
         else:
-            sound.append((row, {'size': list(size), 'counts': counts}))
-            lines.append(number)
+            sound.append((row, {'size': list(size), 'counts': counts}, area, number))
     for row, counts, size in rles:
         if isinstance(counts, list):
-            sound.append((row, coco_mask.frPyObjects({'size': list(size), 'counts': counts}, *size)))
-            lines.append(len(counts))
+            rle = coco_mask.frPyObjects({'size': list(size), 'counts': counts}, *size)
+            sound.append((row, rle, sum(counts[1::2]), len(counts)))
     if not sound:
         return
-    rows, objects = np.array([row for row, _ in sound]), [rle for _, rle in sound]
-    area, box = coco_mask.area(objects).astype(float), coco_mask.toBbox(objects)
+    rows, objects, area, lines = (list(column) for column in zip(*sound, strict=True))
+    rows, area, lines = np.array(rows), np.array(area, float), np.array(lines)
+    box = coco_mask.toBbox(objects)
     empty = area == 0
     for row in rows[empty]:
         shapes.faults.setdefault('mask-empty', []).append((int(row), 'an RLE of no pixel'))
-    rows, area, box, lines = rows[~empty], area[~empty], box[~empty], np.array(lines)[~empty]
+    rows, area, box, lines = rows[~empty], area[~empty], box[~empty], lines[~empty]
     shapes.sound[rows], shapes.rle[rows] = True, True
     shapes.box[rows] = np.hstack([box[:, :2], box[:, :2] + box[:, 2:]])
     shapes.least[rows] = shapes.most[rows] = area
@@ -224,7 +225,7 @@ def _measure_rles(rles: Sequence[tuple[int, str | list, tuple[int, int]]], shape
     shapes.perimeter[rows] = lines + 2 * box[:, 3]
 
 
-def check_counts(texts: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def check_counts(texts: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Read the compressed counts of RLEs as pycocotools writes them, without decoding a mask.
 
     Each character carries 5 bits of a number, the lowest first, and whether more follow; from the fourth number on, the one
@@ -235,10 +236,11 @@ def check_counts(texts: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, l
         sizes: (N, 2) height and width.
 
     Returns:
-        Number of runs of each; what is wrong with each, empty when nothing is.
+        Area in px² and number of runs of each; what is wrong with each, empty when nothing is. (pycocotools' own ``area``
+        fails for more than 255 masks at once.)
     """
     if not texts:
-        return np.zeros(0, int), []
+        return np.zeros(0, int), np.zeros(0, int), []
     code = np.frombuffer(''.join(texts).encode('ascii'), np.uint8).astype(np.int64) - 48
     lengths = np.array([len(text) for text in texts])
     ends = np.cumsum(lengths)
@@ -265,6 +267,7 @@ def check_counts(texts: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, l
         count[chain_of] = (total - before[owner])[chain_of]
     negative = np.minimum.reduceat(count, first) < 0
     sums = np.add.reduceat(count, first)
+    areas = np.add.reduceat(np.where(index % 2, count, 0), first)
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
     reasons = []
     for i in range(len(texts)):
@@ -278,4 +281,4 @@ def check_counts(texts: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, l
             reasons.append(f'counts sum to {sums[i]}, the image has {pixels[i]} pixels')
         else:
             reasons.append('')
-    return np.diff(np.append(first, len(owner))), reasons
+    return areas, np.diff(np.append(first, len(owner))), reasons

@@ -48,18 +48,20 @@ def check_split(train: CocoFile, val: CocoFile, folders: tuple[Path, Path] | Non
             'the same objects): validation figures are too good.'
         )
         return [_finding('image-in-train-and-val', 'severe', text, certain)]
-    text = f'{len(alike)} of {len(val.images)} images to validate on have the name of a training image'
+    text = f'{len(alike)} of {len(val.images)} images to validate on have the name of a training image, with other objects'
     if _numbered(train) and _numbered(val):
-        text += ', with other objects; the names are numbers, so they may well be other images.'
-        return [_finding('image-name-in-train-and-val', 'information', text, alike)]
-    return [_finding('image-name-in-train-and-val', 'warning', f'{text}, with other objects.', alike)]
+        text += '; the names are numbers, so they are probably other images'
+        return [_finding('image-name-in-train-and-val', 'information', f'{text}.', alike)]
+    return [_finding('image-name-in-train-and-val', 'warning', f'{text}.', alike)]
 
 
 def _finding(code: str, severity: str, text: str, pairs: list[tuple[dict, dict]]) -> Finding:
     examples = first(
         f'{theirs["file_name"]}: image {theirs["id"]} of val, image {ours["id"]} of train' for ours, theirs in pairs
     )
-    remedy = 'Take them out of one of the two files; `mmext check CONFIG --images` compares what is in the pictures.'
+    remedy = 'Take them out of one of the two files.'
+    if code == 'image-name-in-train-and-val':
+        remedy = 'Run `mmext check CONFIG --images`, which compares the pictures; take equal ones out of one file.'
     return Finding(code, severity, text, len(pairs), examples, remedy, 'val')
 
 
