@@ -2,6 +2,7 @@
 # Why:     S0's own figures, for those who want to repeat it.
 # Cost:    none in time; twice the linear rule at batch 2 for the backbone, twenty times for the heads: may diverge.
 # Source:  S0; its remedy for an exploding loss is base 1e-3 and heads 5x.
+# Check:   rate-unsafe: the heads learn at twenty times the linear rule, as S0 has it; S0's own remedy: base 1e-3, heads 5x.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/datasets/microplastics_instance.py',

@@ -1,8 +1,6 @@
 """The checkpoint that a config starts from: MMDetection's entry for it, what it fills, what input it was trained on."""
 
-import contextlib
 import re
-import sys
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -65,7 +63,7 @@ def entry_of(load_from: str) -> dict | None:
 def shapes_of(entry: Mapping) -> dict[str, torch.Tensor]:
     """Names and shapes of a checkpoint's tensors, from MMDetection's config of it: nothing is downloaded or computed."""
     model = Config.fromfile(mmdet_folder() / entry['Config']).model
-    with torch.device('meta'), contextlib.redirect_stdout(sys.stderr):
+    with torch.device('meta'):
         return dict(MODELS.build(model).state_dict())
 
 
@@ -129,8 +127,7 @@ def fresh_of(model: nn.Module, load_from: str, entry: Mapping | None) -> tuple[d
         ]
     try:
         if local is not None:
-            with contextlib.redirect_stdout(sys.stderr):  # MMEngine prints what it loads
-                checkpoint = CheckpointLoader.load_checkpoint(str(local), map_location='cpu')
+            checkpoint = CheckpointLoader.load_checkpoint(str(local), map_location='cpu')
         else:
             checkpoint = shapes_of(entry)
     except Exception as error:  # a foreign or damaged file, or a model that MMDetection cannot build here

@@ -135,15 +135,17 @@ def _is_jump(step: np.ndarray, i: int) -> bool:
     return abs(step[i]) > _JUMP and abs(step[i]) > 3 * max(around, default=0)
 
 
-def lost_ratios(table: np.ndarray, names: Sequence[str], rates: Sequence[float]) -> list[str]:
+def lost_ratios(table: np.ndarray, names: Sequence[str], rates: Sequence[float], iterations: int | None = None) -> list[str]:
     """Groups whose rate does not keep its planned ratio to the first group's, in words, with the worst moment of each.
 
     Args:
         table: rates (I, G).
         names: of the G groups.
         rates: planned base rates of the G groups.
+        iterations: of the whole run, where the table has fewer; None means I.
     """
     problems = []
+    iterations = iterations or len(table)
     reference = next((i for i, rate in enumerate(rates) if rate > 0), None)
     if reference is None:
         return []
@@ -157,9 +159,10 @@ def lost_ratios(table: np.ndarray, names: Sequence[str], rates: Sequence[float])
         worst = int(off.argmax())
         if off[worst] > math.log1p(_RATIO_TOLERANCE):
             problems.append(
-                f'{name} : {names[reference]} is planned as {planned:.3g}, and {ratio[worst]:.3g} at iteration {worst + 1} '
-                f'of {len(table)}. A scheduler undoes the ratio: its floor is one absolute number for all parts '
-                '(eta_min, min_lr, or eta_max of OneCycleLR). Use eta_min_ratio instead of eta_min.'
+                f'{name} : {names[reference]} is planned as {planned:.3g}, and {ratio[worst]:.3g} at iteration '
+                f'{round((worst + 1) * iterations / len(table))} of {iterations}. A scheduler undoes the ratio: its floor '
+                'is one absolute number for all parts (eta_min, min_lr, or eta_max of OneCycleLR). Use eta_min_ratio '
+                'instead of eta_min.'
             )
     return problems
 
