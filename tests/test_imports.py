@@ -75,10 +75,12 @@ def test_imports_go_one_way(path):
         'mmext.analysis.compare',
         'mmext.analysis.findings',
         'mmext.analysis.mask_match',
+        'mmext.analysis.mask_shape',
     ],
 )
 def test_light_modules_load_no_torch(module):
-    code = f'import sys, {module}; print([m for m in ("torch", "mmdet", "mmcv", "scipy", "matplotlib") if m in sys.modules])'
+    heavy = ('torch', 'mmdet', 'mmcv', 'scipy', 'skimage', 'cv2', 'matplotlib')
+    code = f'import sys, {module}; print([m for m in {heavy} if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
 
