@@ -22,11 +22,12 @@ class Objects:
 
 @dataclass(frozen=True)
 class Pair:
-    """A matched pair: indices, |prediction ∩ GT| / |prediction ∪ GT|, coverage |prediction ∩ GT| / |GT|, and area ratio
-    |prediction| / |GT|. The last two are NaN when the ground truth has no pixel."""
+    """A matched pair: indices, IoU of the boxes, |prediction ∩ GT| / |prediction ∪ GT|, coverage |prediction ∩ GT| / |GT|,
+    and area ratio |prediction| / |GT|. The last two are NaN when the ground truth has no pixel."""
 
     truth: int
     prediction: int
+    box_iou: float
     mask_iou: float
     coverage: float
     area_ratio: float
@@ -58,7 +59,8 @@ def match(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> list
         # against a crowd region pycocotools divides by the first one's area: turned round, that is the coverage
         area, predicted = (float(coco_mask.area(rle)) for rle in (truth.rles[best], prediction.rles[i]))
         covered = float(coco_mask.iou([truth.rles[best]], [prediction.rles[i]], [1])[0, 0]) if area else math.nan
-        pairs.append(Pair(best, int(i), float(iou), covered, predicted / area if area else math.nan))
+        ratio = predicted / area if area else math.nan
+        pairs.append(Pair(best, int(i), float(candidates[best]), float(iou), covered, ratio))
     return pairs
 
 

@@ -3,58 +3,144 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.structures.mask import PolygonMasks, encode_mask_results
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from pycocotools import mask as coco_mask
 from rich.markup import escape
 from rich.table import Table
 
-from mmext.analysis.mask_match import BOX_IOU, Objects, match, union_iou
+from mmext.analysis.mask_match import BOX_IOU, Objects, Pair, match, union_iou
+from mmext.analysis.mask_shape import Shape, compare_shapes, is_thin
+from mmext.analysis.mask_window import draw, window_of
 from mmext.console import tell
 from mmext.errors import InputError
 from mmext.registry import METRICS
 
+_SWITCH = ', or leave the metric out: val_cfg.extra_metrics=[]'
+# heading of each in the table, of one or two lines: it fits 120 columns
+MEANS = {
+    'iou': 'IoU',
+    'boundary_iou': 'boundary\nIoU',
+    'gap': 'gap',
+    'coverage': 'coverage',
+    'area_ratio': 'area\nratio',
+    'centerline_recall': 'centre\nline',
+    'union_iou': 'union\nIoU',
+}
+# what is logged, of all objects and of a part of them; the table has the rest
+OF_ALL = (*MEANS, 'swallowed')
+OF_CLASS = ('iou', 'boundary_iou', 'gap', 'coverage', 'area_ratio', 'union_iou')
+OF_SIZE = ('iou', 'gap')
+# upper limits of the area in pixels, COCO's: pycocotools, Params.areaRng
+SIZES = {'small': 32**2, 'medium': 96**2, 'large': math.inf}
+# sums are whole numbers of this unit, so that their order does not matter: 2**-60 holds every float from 2**-8 on exactly
+_UNIT_BITS = 60
+
 
 @dataclass(frozen=True)
 class Quality:
-    """Masks of one class, or of all. Means over matched pairs, or, ``union_iou``, over images; ``objects`` counts ground
-    truth, ``matched`` those that a detection was matched with, ``unmatched`` the detections that match none.
+    """Masks of one class, of one size, or of all objects.
 
-    Without ground truth the means are -1; where there is some and nothing was matched, 0."""
+    ``means`` are over matched pairs; ``centerline_recall`` over those with a thin object, ``swallowed`` is the share whose
+    object the band of boundary IoU covers whole; ``union_iou`` is over images, and not there for a size. ``numbers`` says
+    how many values each is the mean of. Without ground truth (for ``centerline_recall``, without a thin object) a mean is
+    -1; where there is some and nothing was matched, 0. ``objects`` counts ground truth, ``matched`` those that a detection
+    was matched with, ``unmatched`` the detections that match none.
+    """
 
-    iou: float
-    coverage: float
-    area_ratio: float
-    union_iou: float
+    means: Mapping[str, float]
+    numbers: Mapping[str, int]
     objects: int
     matched: int
     unmatched: int
 
 
-_SWITCH = ', or leave the metric out: val_cfg.extra_metrics=[]'
-MEANS = ('iou', 'coverage', 'area_ratio', 'union_iou')
+@dataclass
+class Sums:
+    """What one process adds up, of fixed size: all its images but the last, the last one apart, and how many there were.
+
+    To fill up the shares of several processes, MMEngine's sampler repeats images at the very end: at most the last one of
+    a process is such a repeat, and which processes have one follows from the length of the data set. So the repeats can be
+    left out without a record of each image.
+    """
+
+    before: Counter = field(default_factory=Counter)
+    last: Counter = field(default_factory=Counter)
+    images: int = 0
+
+    def add(self, image: Counter) -> None:
+        self.before.update(self.last)
+        self.last = image
+        self.images += 1
 
 
-def compare_image(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> dict:
-    """What one image adds: ``pairs`` (label, mask IoU, coverage, area ratio), counts by label, and union IoU of each label
-    and, under None, of all together. Plain values, so that processes can exchange them."""
-    labels = sorted(set(truth.labels.tolist()))
-    unions = {label: union_iou(_of(truth, label), _of(prediction, label)) for label in labels}
-    return {
-        'pairs': [
-            (int(truth.labels[pair.truth]), pair.mask_iou, pair.coverage, pair.area_ratio)
-            for pair in match(truth, prediction, box_iou)
-        ],
-        'objects': dict(Counter(truth.labels.tolist())),
-        'detections': dict(Counter(prediction.labels.tolist())),
-        'union_iou': unions | ({None: union_iou(truth, prediction)} if labels else {}),
+def size_of(area: float) -> str:
+    """``small``, ``medium`` or ``large``, by the pixels of a mask."""
+    return next(size for size, limit in SIZES.items() if area < limit)
+
+
+def compare_image(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> Counter:
+    """What one image adds to the sums, by part (a class's number, a size, None for all) and name: ``(part, name)`` is a
+    count or a sum in units of 2**-60, ``(part, name, 'n')`` how many values a sum is of."""
+    sums: Counter = Counter()
+    pairs = {pair.truth: pair for pair in match(truth, prediction, box_iou)}
+    for i, (label, rle) in enumerate(zip(truth.labels.tolist(), truth.rles, strict=True)):
+        parts = (None, label, size_of(coco_mask.area(rle)))
+        _count(sums, parts, 'objects')
+        if i in pairs:
+            values = _values(pairs[i], compare_shapes(rle, prediction.rles[pairs[i].prediction], pairs[i].mask_iou))
+            _count(sums, parts, 'matched')
+            for name, value in values.items():
+                _add(sums, parts, name, value)
+            thin = 'centerline_recall' in values
+        else:
+            thin = is_thin(draw(rle, window_of(rle)))
+        if thin:
+            _count(sums, parts, 'thin')
+    used = {pair.prediction for pair in pairs.values()}
+    for i, (label, rle) in enumerate(zip(prediction.labels.tolist(), prediction.rles, strict=True)):
+        if i not in used:
+            _count(sums, (None, label, size_of(coco_mask.area(rle))), 'unmatched')
+    for label in sorted(set(truth.labels.tolist())):
+        _add(sums, (label,), 'union_iou', union_iou(_of(truth, label), _of(prediction, label)))
+    if len(truth.labels):
+        _add(sums, (None,), 'union_iou', union_iou(truth, prediction))
+    return sums
+
+
+def _values(pair: Pair, shape: Shape) -> dict[str, float]:
+    """What a pair adds to the means."""
+    values = {
+        'iou': pair.mask_iou,
+        'boundary_iou': shape.boundary_iou,
+        'gap': pair.box_iou - pair.mask_iou,
+        'coverage': pair.coverage,
+        'area_ratio': pair.area_ratio,
+        'swallowed': float(shape.swallowed),
     }
+    if shape.centerline_recall is not None:
+        values['centerline_recall'] = shape.centerline_recall
+    return values
+
+
+def _count(sums: Counter, parts: Sequence, name: str) -> None:
+    for part in parts:
+        sums[part, name] += 1
+
+
+def _add(sums: Counter, parts: Sequence, name: str, value: float) -> None:
+    if math.isnan(value):
+        return
+    for part in parts:
+        sums[part, name] += round(math.ldexp(value, _UNIT_BITS))
+        sums[part, name, 'n'] += 1
 
 
 def _of(objects: Objects, label: int) -> Objects:
@@ -64,29 +150,37 @@ def _of(objects: Objects, label: int) -> Objects:
     return Objects(objects.boxes[chosen], [objects.rles[i] for i in chosen], objects.labels[chosen], scores)
 
 
-def summarize(images: Sequence[Mapping], label: int | None) -> Quality:
-    """Quality of one class, or of all with ``label=None``.
+def merge(processes: Sequence[Sums], images: int) -> Counter:
+    """Sums over all processes, each of the data set's images once.
 
     Args:
-        images: of :func:`compare_image`.
-        label: number of the class.
+        processes: in the order of their ranks.
+        images: length of the data set.
+
+    Raises:
+        InputError: a sampler repeats more than the last image of a process.
     """
-    pairs = [values for image in images for number, *values in image['pairs'] if label in (None, number)]
-    counts = [
-        sum(sum(image[what].values()) if label is None else image[what].get(label, 0) for image in images)
-        for what in ('objects', 'detections')
-    ]
-    unions = [image['union_iou'][label] for image in images if label in image['union_iou']]
-    columns = list(zip(*pairs, strict=True)) or [(), (), ()]
-    means = [_mean(values, counts[0]) for values in (*columns, unions)]
-    return Quality(*means, objects=counts[0], matched=len(pairs), unmatched=counts[1] - len(pairs))
+    repeated = max(sum(process.images for process in processes) - images, 0)
+    if repeated > len(processes):
+        raise InputError(
+            f'MaskQualityMetric: {images + repeated} images were predicted, the data set has {images}. Only the last image '
+            f"of a process may be a repeat: use sampler=dict(type='DefaultSampler', shuffle=False){_SWITCH}."
+        )
+    sums: Counter = Counter()
+    for rank, process in enumerate(processes):
+        sums.update(process.before)
+        if rank < len(processes) - repeated:
+            sums.update(process.last)
+    return sums
 
 
-def _mean(values: Sequence[float], objects: int) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    if known:
-        return math.fsum(known) / len(known)
-    return 0.0 if objects else -1.0
+def summarize(sums: Counter, part: int | str | None) -> Quality:
+    """Quality of one class, by its number, of one size, by its name, or of all with None."""
+    means, numbers = {}, {name: sums[part, name, 'n'] for name in OF_ALL}
+    for name, number in numbers.items():
+        there = sums[part, 'thin' if name == 'centerline_recall' else 'objects']
+        means[name] = sums[part, name] / (number << _UNIT_BITS) if number else 0.0 if there else -1.0
+    return Quality(means, numbers, **{name: sums[part, name] for name in ('objects', 'matched', 'unmatched')})
 
 
 def to_rles(masks, height: int, width: int) -> list[dict]:
@@ -155,9 +249,10 @@ def encoded(masks: torch.Tensor | list[dict]) -> list[dict]:
 
 
 def key_names(classes: Sequence[str]) -> list[str]:
-    """Class names as they stand in a scalar's name: without ``/``, which would split it, and each another."""
+    """Class names as they stand in a scalar's name: without ``/``, which would split it, each another, and none a size's."""
     names = [name.replace('/', '_') for name in classes]
-    return [f'{name}_{label}' if names.count(name) > 1 else name for label, name in enumerate(names)]
+    taken = [*names, *(f'area_{size}' for size in SIZES)]
+    return [f'{name}_{label}' if taken.count(name) > 1 else name for label, name in enumerate(names)]
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:
@@ -166,19 +261,30 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 
 @METRICS.register_module()
 class MaskQualityMetric(BaseMetric):
-    """Mask IoU, coverage and area ratio of matched objects, and union IoU: ``mask/iou``, ``mask/coverage`` and so on.
+    """How good the masks of matched objects are: ``mask/iou``, ``mask/boundary_iou``, ``mask/gap`` and so on.
 
     ``mmext.LossValLoop`` adds it to every validation. In a test: ``test_evaluator = [dict(type='mmext.CocoMetric', ...),
-    dict(type='mmext.MaskQualityMetric')]``. Of each class the same with its name: ``mask/iou_Fiber``.
+    dict(type='mmext.MaskQualityMetric')]``. A table has all means of each class and size; logged are those of all objects,
+    most of each class (``mask/iou_Fiber``), and mask IoU and gap of each size (``mask/iou_area_small``).
 
     Detections are matched one to one with the objects of their class, best score first, where boxes overlap with an IoU of
-    at least 0.5; what is not matched is counted in the table. Crowd regions are left out. *Coverage* is |prediction ∩ GT| /
-    |GT|, *area ratio* |prediction| / |GT|: small masks have low values of both. Union IoU is S3's: the best-scoring mask of
-    an image against the union of all its objects.
+    at least 0.5; what is not matched is counted in the table. Crowd regions are left out. At the pairs:
+
+    - *coverage*, |prediction ∩ GT| / |GT|, and *area ratio*, |prediction| / |GT|: small masks have low values of both;
+    - *gap*, box IoU − mask IoU: high where boxes are found and masks are not, the symptom itself;
+    - *boundary IoU* (:mod:`mmext.analysis.mask_shape`), and ``mask/swallowed``, the share of objects that its band covers
+      whole: of these it says hardly more than mask IoU;
+    - *centre-line recall* of thin objects: the part of their length that the prediction follows.
+
+    *Union IoU* is S3's: the best-scoring mask of an image against the union of all its objects. Sizes are COCO's, by the
+    pixels of the object's mask (a detection that matches none: of its own).
+
+    Memory does not depend on the number of images: each process keeps sums, of whole numbers, so that the result on several
+    processes is that on one to the last bit. See :class:`Sums` for the images that a sampler repeats.
 
     Args:
         box_iou: least box IoU of a pair.
-        classwise: whether to give the numbers of each class too; the table has them in any case.
+        classwise: whether to log the numbers of each class too; the table has them in any case.
         kwargs: ``collect_device``, ``prefix`` and ``collect_dir`` of MMEngine's BaseMetric.
     """
 
@@ -189,33 +295,69 @@ class MaskQualityMetric(BaseMetric):
             raise InputError(f'MaskQualityMetric: box_iou is {box_iou!r}; it must be above 0 and at most 1.')
         super().__init__(**kwargs)
         self.box_iou, self.classwise = box_iou, classwise
+        self._images: int | None = None
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
-        """Compare the masks of a batch; of each image a few numbers are kept."""
+        """Compare the masks of a batch and add the result to the sums."""
+        if not self.results:
+            self.results.append(Sums())
         for sample in data_samples:
-            self.results.append(compare_image(truth_of(sample), prediction_of(sample), self.box_iou))
+            self.results[0].add(compare_image(truth_of(sample), prediction_of(sample), self.box_iou))
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Means over all classes, then those of each class."""
-        classes = self.dataset_meta['classes']
-        rows = [('all', summarize(results, None))]
-        rows += [(name, summarize(results, label)) for label, name in enumerate(classes)]
-        tell(MMLogger.get_current_instance(), to_table(rows), [])
-        suffixes = ['', *(f'_{name}' for name in key_names(classes))] if self.classwise else ['']
-        return {
-            f'{mean}{suffix}': getattr(row, mean) for suffix, (_, row) in zip(suffixes, rows, strict=False) for mean in MEANS
-        }
+    def evaluate(self, size: int) -> dict[str, float]:
+        """MMEngine's, which gathers one record a process here, not one an image.
+
+        Args:
+            size: length of the data set.
+        """
+        self._images = size
+        return super().evaluate(get_world_size())
+
+    def compute_metrics(self, results: list[Sums]) -> dict[str, float]:
+        """Means over all objects, then those of each class and size.
+
+        Raises:
+            InputError: not called by ``evaluate``, so that ``results`` may be a part of the sums.
+        """
+        if self._images is None:
+            raise InputError('MaskQualityMetric: an evaluator that takes results apart by image is not supported.')
+        sums, classes = merge(results, self._images), self.dataset_meta['classes']
+        whole, sizes = summarize(sums, None), {size: summarize(sums, size) for size in SIZES}
+        rows = [summarize(sums, label) for label in range(len(classes))]
+        table = to_table([('all', whole), *zip(classes, rows, strict=True)], sizes)
+        tell(MMLogger.get_current_instance(), table, [words_on_swallowed(whole)] if whole.matched else [])
+        values = {name: whole.means[name] for name in OF_ALL}
+        if self.classwise:
+            for key, row in zip(key_names(classes), rows, strict=True):
+                values |= {f'{name}_{key}': row.means[name] for name in OF_CLASS}
+        for size, row in sizes.items():
+            values |= {f'{name}_area_{size}': row.means[name] for name in OF_SIZE}
+        return values
 
 
-def to_table(rows: Sequence[tuple[str, Quality]]) -> Table:
-    """A row a class, by its name."""
+def to_table(rows: Sequence[tuple[str, Quality]], sizes: Mapping[str, Quality]) -> Table:
+    """A row a class, by its name, then one a size."""
     table = Table(title='Masks of matched objects', title_justify='left')
-    table.add_column('class')
-    for heading in ('objects', 'matched', 'detections without', 'IoU', 'coverage', 'area ratio', 'union IoU'):
+    table.add_column('class,\nsize', overflow='fold')
+    for heading in ('objects', 'matched', 'detections\nwithout', *MEANS.values()):
         table.add_column(heading, justify='right')
     for name, row in rows:
-        counts = [f'{count:,}' for count in (row.objects, row.matched, row.unmatched)]
-        shown = [row.matched, row.matched, row.matched, row.objects]
-        means = [f'{getattr(row, mean):.3f}' if there else '-' for mean, there in zip(MEANS, shown, strict=True)]
-        table.add_row(escape(name), *counts, *means)
+        table.add_row(escape(name), *_cells(row))
+    table.add_section()
+    for size, row in sizes.items():
+        table.add_row(size, *_cells(row))
     return table
+
+
+def _cells(row: Quality) -> list[str]:
+    counts = [f'{count:,}' for count in (row.objects, row.matched, row.unmatched)]
+    return counts + [f'{row.means[name]:.3f}' if row.numbers[name] else '-' for name in MEANS]
+
+
+def words_on_swallowed(row: Quality) -> str:
+    """Of how many matched objects boundary IoU has little to say."""
+    number = round(row.means['swallowed'] * row.matched)
+    return (
+        f'The band of boundary IoU covers {number:,} of {row.matched:,} matched objects whole; of these it says hardly more '
+        'than IoU.'
+    )

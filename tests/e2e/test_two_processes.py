@@ -104,7 +104,7 @@ def test_two_processes_validate_as_one_does(folder):
     cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
     losses = Runner.from_cfg(cfg).val()
     names = [name for name in losses if name.startswith(('val_loss', 'mask/'))]
-    assert len(names) == 6 + 4 * 5
+    assert len(names) == 6 + 8 + 4 * 6 + 3 * 2
     assert {name: two[name] for name in names} == pytest.approx({name: losses[name] for name in names}, rel=1e-5)
 
     # five images over two processes: the sixth, which fills the second one's share, is not scored

@@ -1,12 +1,16 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmengine.dataset import DefaultSampler
 from pycocotools import mask as coco_mask
 
+from mmext.analysis.mask_match import Objects
 from mmext.errors import InputError
 from mmext.metrics import MaskQualityMetric
-from mmext.metrics.mask_quality import encoded
+from mmext.metrics.mask_quality import compare_image, encoded, merge, summarize
 
 CLASSES = ('Fiber', 'a/b')
 SIZE = (40, 60)
@@ -58,6 +62,13 @@ def test_figures_of_one_small_mask():
     assert [found[f'mask/{key}_a_b'] for key in ('iou', 'coverage', 'area_ratio', 'union_iou')] == [-1] * 4
 
 
+def test_the_gap_is_between_box_and_mask():
+    half = drawn((0, 0, 10, 5))
+    found = evaluate(sample([(0, 0, 10, 10)], [(0, 0, 10, 8)], found_masks=half))
+    assert found['mask/gap'] == pytest.approx(0.8 - 0.5)
+    assert found['mask/gap_Fiber'] == found['mask/gap_area_small'] == found['mask/gap']
+
+
 def test_too_large_a_mask_covers_all():
     found = evaluate(sample([(0, 0, 10, 10)], [(0, 0, 10, 16)]))
     assert (found['mask/coverage'], found['mask/area_ratio']) == pytest.approx((1.0, 1.6))
@@ -74,10 +85,67 @@ def test_means_are_over_pairs_and_union_over_images():
     assert found['mask/union_iou_Fiber'] == pytest.approx(0.5)
 
 
+def rows(text):
+    """Cells of the table by the first of each row."""
+    lines = [[cell.strip() for cell in line.split('│')[1:-1]] for line in text.splitlines()]
+    return {cells[0]: cells[1:] for cells in lines if cells}
+
+
 def test_what_is_not_matched_is_counted(capsys):
     evaluate(sample([(0, 0, 10, 10), (20, 20, 30, 30)], [(0, 0, 10, 10), (0, 0, 10, 10), (40, 0, 50, 10)]))
-    row = next(line for line in capsys.readouterr().out.splitlines() if 'all' in line)
-    assert [cell.strip() for cell in row.split('│')[2:5]] == ['2', '1', '2']
+    assert rows(capsys.readouterr().out)['all'][:3] == ['2', '1', '2']
+
+
+def squares(*sides, score=None):
+    """Objects of an image of 300 x 400 that lie beside each other, 120 px apart."""
+    drawn = np.zeros((len(sides), 300, 400), np.uint8)
+    boxes = np.array([[120 * i, 0, side, side] for i, side in enumerate(sides)], float).reshape(-1, 4)
+    for mask, (x, _, side, _) in zip(drawn, boxes.astype(int), strict=True):
+        mask[:side, x : x + side] = 1
+    rles = [coco_mask.encode(np.asfortranarray(mask)) for mask in drawn]
+    return Objects(boxes, rles, np.zeros(len(sides), int), None if score is None else np.full(len(sides), score))
+
+
+def test_sizes_are_those_of_the_ground_truths_masks():
+    sums = compare_image(squares(31, 32, 96), squares(33, 32, 90, score=0.9))
+    small, medium, large = (summarize(sums, size) for size in ('small', 'medium', 'large'))
+    assert (small.objects, medium.objects, large.objects) == (1, 1, 1)
+    found = [row.means['iou'] for row in (small, medium, large)]
+    assert found == pytest.approx([(31 / 33) ** 2, 1, (90 / 96) ** 2])
+    assert summarize(sums, None).means['iou'] == pytest.approx(sum(found) / 3)
+
+
+def test_what_matches_no_object_has_the_size_of_its_own_mask():
+    sums = compare_image(squares(), squares(31, 32, 97, score=0.9))
+    assert [summarize(sums, size).unmatched for size in ('small', 'medium', 'large', None)] == [1, 1, 1, 3]
+    assert set(summarize(sums, 'small').means.values()) == {-1}
+
+
+def test_centre_line_is_of_thin_objects_alone():
+    fibre = [(0, 0, 48, 4)]
+    found = evaluate(sample(fibre, [(0, 0, 24, 4)]))
+    assert 0.5 < found['mask/centerline_recall'] < 0.6
+    assert evaluate(sample([(0, 0, 10, 10)], [(0, 0, 10, 10)]))['mask/centerline_recall'] == -1
+    assert evaluate(sample(fibre, [(0, 20, 48, 24)]))['mask/centerline_recall'] == 0
+    both = evaluate(sample([*fibre, (0, 20, 10, 30)], [(0, 0, 48, 4), (0, 20, 10, 29)]))
+    assert both['mask/centerline_recall'] == 1
+
+
+def test_share_of_objects_that_the_band_covers(capsys):
+    # the band of an image of 40 x 60 is 1 px wide: 2 rows are band alone, 10 are not
+    found = evaluate(sample([(0, 0, 20, 2), (0, 10, 20, 20)], [(0, 0, 20, 2), (0, 10, 20, 20)]))
+    assert (found['mask/swallowed'], found['mask/boundary_iou']) == (0.5, 1)
+    assert 'covers 1 of 2 matched objects whole' in capsys.readouterr().out
+
+
+def test_the_table_fits_a_pipe(capsys):
+    evaluate(sample([(0, 0, 48, 4)] * 3, [(0, 0, 48, 4)] * 2))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 120
+    assert '…' not in text
+    assert rows(text)['all'] == ['3', '2', '0', *['1.000'] * 2, '0.000', *['1.000'] * 4]
+    assert rows(text)['small'][-1] == '-'  # an image's union has no size
+    assert rows(text)['large'] == ['0', '0', '0', *['-'] * 7]
 
 
 def test_every_key_is_there_without_detections_or_objects():
@@ -104,6 +172,56 @@ def test_values_are_pycocotools_own():
         assert found['mask/iou'] == pytest.approx(coco_mask.iou([rles[1]], [rles[0]], [0])[0, 0], abs=1e-6)
         assert found['mask/coverage'] == pytest.approx((truth[i] & guess[i]).sum() / truth[i].sum(), abs=1e-6)
         assert found['mask/area_ratio'] == pytest.approx(guess[i].sum() / truth[i].sum(), abs=1e-6)
+
+
+def noisy(rng):
+    """An image of one to three objects of both classes, each found in a part of it."""
+    boxes = [(int(x), int(y), int(x) + 20, int(y) + 16) for x, y in rng.integers(0, 20, (rng.integers(1, 4), 2))]
+    labels = rng.integers(0, 2, len(boxes)).tolist()
+    guess = (drawn(*boxes) * (rng.random((len(boxes), *SIZE)) < 0.8)).astype(np.uint8)
+    scores = rng.random(len(boxes)).tolist()
+    return sample(boxes, boxes, labels=labels, found_labels=labels, scores=scores, found_masks=guess)
+
+
+def metric_of(samples):
+    metric = MaskQualityMetric()
+    metric.dataset_meta = {'classes': CLASSES}
+    for one in samples:
+        metric.process({}, [one])
+    return metric
+
+
+def test_memory_does_not_grow_with_the_images():
+    samples = [noisy(np.random.default_rng(seed)) for seed in range(20)]
+    few, many = (len(pickle.dumps(metric_of(samples * times).results)) for times in (1, 20))
+    assert many < 1.05 * few  # the same sums, with another digit
+
+
+@pytest.mark.parametrize('processes', [2, 3, 4])
+@pytest.mark.parametrize('images', [1, 2, 7, 8])
+def test_any_number_of_processes_gives_the_very_same_numbers(monkeypatch, processes, images):
+    samples = [noisy(np.random.default_rng(seed)) for seed in range(images)]
+    parts = []
+    for rank in range(processes):
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda rank=rank: (rank, processes))
+        parts += metric_of([samples[i] for i in DefaultSampler(samples, shuffle=False)]).results
+    one = metric_of(samples[::-1])
+    assert merge(parts, images) == merge(one.results, images)
+    several = metric_of([])
+    several.results, several._images = parts, images
+    alone = one.evaluate(size=images)
+    assert {f'mask/{key}': value for key, value in several.compute_metrics(parts).items()} == alone
+
+
+def test_a_sampler_that_repeats_more_is_an_error():
+    with pytest.raises(InputError, match=r'5 images were predicted, the data set has 3. Only the last.*DefaultSampler'):
+        metric_of([noisy(np.random.default_rng(0))] * 5).evaluate(size=3)
+
+
+def test_results_that_are_taken_apart_are_an_error():
+    metric = metric_of([noisy(np.random.default_rng(0))])
+    with pytest.raises(InputError, match='an evaluator that takes results apart by image is not supported'):
+        metric.compute_metrics(metric.results[0:1])
 
 
 def test_polygons_are_those_of_pycocotools(demo_data):
@@ -175,12 +293,15 @@ def test_class_names_of_any_kind(capsys):
     found = metric.evaluate(size=1)
     assert (found['mask/iou'], found['mask/iou_all'], found['mask/iou_a_b_1'], found['mask/iou_a_b_2']) == (0.5, -1, 0.5, -1)
     assert 'PE [/PP]' in capsys.readouterr().out
-    assert set(evaluate(sample([], []), classwise=False)) == {
-        'mask/iou',
-        'mask/coverage',
-        'mask/area_ratio',
-        'mask/union_iou',
-    }
+    assert not [key for key in evaluate(sample([], []), classwise=False) if 'Fiber' in key or 'a_b' in key]
+
+
+def test_a_class_may_have_the_name_of_a_size(capsys):
+    metric = MaskQualityMetric()
+    metric.dataset_meta = {'classes': ('area_small', 'small')}
+    metric.process({}, [sample([(0, 0, 10, 10)], [(0, 0, 10, 5)], labels=[1], found_labels=[1])])
+    found = metric.evaluate(size=1)
+    assert [found[f'mask/iou_{part}'] for part in ('area_small', 'area_small_0', 'small')] == [0.5, -1, 0.5]
 
 
 def test_ground_truth_in_other_pixels_is_an_error():
