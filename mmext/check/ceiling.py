@@ -312,7 +312,7 @@ def _findings(row: ClassCeiling, own: tuple[int, int], by_share: float | None, c
         remedy = grid_remedy(cfg, own, grid)
         if by_share is not None and by_share >= _GOOD:
             text += f'; on the same grid with soft targets, each cell its covered share, it is {by_share:.3f}'
-            remedy += f'; or soft targets: {_SOFT}{_recipe_like("_soft-target")}'
+            remedy += f'\nor {_SOFT}{_recipe_like("_soft-target")}'
         return [Finding('mask-grid-coarse', severity, f'{text}.', row.sampled, (), remedy, where)]
     if severity == 'information':
         return []
@@ -323,7 +323,7 @@ def _findings(row: ClassCeiling, own: tuple[int, int], by_share: float | None, c
 
 def _recipe_like(suffix: str) -> str:
     name = next((name for name in recipes() if name.startswith('mask-rcnn_r50') and name.endswith(suffix)), None)
-    return f' (as in the recipe {name})' if name else ''
+    return f'\nas in the recipe {name}' if name else ''
 
 
 def grid_remedy(cfg: Config, own: tuple[int, int], grid: tuple[int, int]) -> str:
