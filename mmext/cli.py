@@ -72,8 +72,13 @@ def demo_data(folder: Path, images: int, val_images: int | None, seed: int, kind
 @click.option('--recipe', required=True, metavar='NAME', help='The recipe to start from; `--recipe list` prints the names.')
 @click.option('--out', type=click.Path(dir_okay=False, path_type=Path), metavar='CONFIG', help='The config to write.')
 @click.option('--batch-size', type=click.IntRange(1), help="Images a step on one GPU.  [default: the recipe's]")
-@click.option('--force', is_flag=True, help='Write over an existing CONFIG.')
-def init(train, val, recipe: str, out: Path | None, batch_size: int | None, force: bool) -> None:
+@click.option(
+    '--crowd-as-instances',
+    is_flag=True,
+    help='Train on annotations with iscrowd=1, as CVAT writes masks: in copies of ANN beside CONFIG they are 0.',
+)
+@click.option('--force', is_flag=True, help='Write over an existing CONFIG, and over its copies of ANN.')
+def init(train, val, recipe: str, out: Path | None, batch_size: int | None, crowd_as_instances: bool, force: bool) -> None:
     """Write a config for your own COCO files: classes, paths, batch, rate and detection caps are taken from them.
 
     \b
@@ -91,11 +96,13 @@ def init(train, val, recipe: str, out: Path | None, batch_size: int | None, forc
     for option, value in (('--train', train), ('--val', val), ('--out', out)):
         if not value:
             raise click.UsageError(f'Missing option {option!r}. See the example in `mmext init --help`.')
-    if out.exists() and not force:
-        raise InputError(f'--out: {out} is there already. Give another name, or --force to write over it.')
-    from mmext.data.own_data import write_config
+    from mmext.data.own_data import copy_path, write_config
 
-    for line in write_config(train, val, recipe, out, batch_size):
+    written = [out, *(copy_path(out, part) for part in ('train', 'val') if crowd_as_instances)]
+    there = next((path for path in written if path.exists()), None)
+    if there and not force:
+        raise InputError(f'--out: {there} is there already. Give another name, or --force to write over it.')
+    for line in write_config(train, val, recipe, out, batch_size, crowd_as_instances):
         click.echo(line)
 
 

@@ -144,6 +144,7 @@ def read_instances(part: DataPart, cfg: Config) -> Instances:
     names = {category['id']: category['name'] for category in part.coco.categories}
     places = {image['id']: place for place, image in enumerate(images)}
     boxes = np.array([a['bbox'] for a in annotations], float).reshape(-1, 4)
+    sides = boxes[:, 2:].copy()  # the file's own numbers: x + w - x is not always w
     boxes[:, 2:] += boxes[:, :2]
     sizes = np.array([(image['width'], image['height']) for image in images], float).reshape(-1, 2)
     image_places = np.array([places[a['image_id']] for a in annotations], int)
@@ -159,7 +160,7 @@ def read_instances(part: DataPart, cfg: Config) -> Instances:
         _not_counted(part, cfg, transforms),
     )
     # from the last rule to the first, so that the first one has its way
-    for reason, holds in reversed([*_data_set_rules(found, part), *_pipeline_rules(found, annotations)]):
+    for reason, holds in reversed([*_data_set_rules(found, part, sides), *_pipeline_rules(found, annotations)]):
         found.fates[holds] = _CODES[reason]
     return found
 
@@ -180,14 +181,12 @@ def _kept_images(part: DataPart, places: dict, classes: tuple, names: dict) -> t
     return tuple(kept) if indices is None else tuple(kept[i] for i in indices if -len(kept) <= i < len(kept))
 
 
-def _data_set_rules(found: Instances, part: DataPart) -> list[tuple[str, np.ndarray]]:
+def _data_set_rules(found: Instances, part: DataPart, sides: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """What CocoDataset.parse_data_info and filter_data drop, in order: reason and (N,) bool."""
-    annotations, classes = part.coco.annotations, class_names(part)
+    annotations, classes = part.coco.annotations, set(class_names(part))
     (x1, y1, x2, y2), (width, height) = found.boxes.T, found.image_sizes.T
     across = np.maximum(0, np.minimum(x2, width) - np.maximum(x1, 0))
     down = np.maximum(0, np.minimum(y2, height) - np.maximum(y1, 0))
-    # the file's own numbers: x + w - x is not always w
-    sides = np.array([a['bbox'][2:] for a in annotations], float).reshape(-1, 2)
     known = np.array([name in classes for name in found.names], bool)
     settings = part.dataset.get('filter_cfg')
     least = 0 if settings is None or part.dataset.get('test_mode', False) else settings.get('min_size', 0)

@@ -1,7 +1,9 @@
 """A config for a person's own COCO files: everything that can be read off the files is written, with its reason."""
 
+import json
 import os
 import pprint
+from dataclasses import replace
 from pathlib import Path
 
 import mmext
@@ -14,6 +16,7 @@ from mmext.data.coco_file import (
     objects_per_image,
     read_coco,
 )
+from mmext.data.crowd import NOTABLE, as_instances, crowd_by_class
 from mmext.errors import InputError, raise_all, some
 
 # semantic heads count the classes of a stuff map, not of the instances
@@ -80,8 +83,18 @@ def portable(path: Path, config: Path) -> str:
     return f'{{{{fileDirname}}}}/{path.relative_to(folder).as_posix()}' if movable else path.as_posix()
 
 
+def copy_path(out: Path, part: str) -> Path:
+    """Where the annotations of a part without crowds are written, beside the config that uses them."""
+    return out.with_name(f'{out.stem}_{part}_crowd-as-instances.json')
+
+
 def write_config(
-    train: tuple[Path, Path], val: tuple[Path, Path], recipe: str, out: Path, batch_size: int | None = None
+    train: tuple[Path, Path],
+    val: tuple[Path, Path],
+    recipe: str,
+    out: Path,
+    batch_size: int | None = None,
+    crowd_as_instances: bool = False,
 ) -> list[str]:
     """Check the files, write the config and say what was found.
 
@@ -91,6 +104,8 @@ def write_config(
         recipe: name of a shipped recipe.
         out: config to write.
         batch_size: images a step over all GPUs; None takes the recipe's.
+        crowd_as_instances: use copies of the COCO files, written beside the config, in which every ``iscrowd=1`` with a mask
+            is 0. The files themselves are left as they are.
 
     Returns:
         Lines for the person: what is in the data, and the next commands.
@@ -101,16 +116,25 @@ def write_config(
     base = mmext.recipe(recipe)
     if out.suffix != '.py':
         raise InputError(f'--out: {out} must end in .py: MMDetection reads it as a Python config.')
-    files = []
-    mistakes = []
-    for ann_file, folder in (train, val):
+    files, copies = [], {}
+    parts = {'train': train, 'val': val}
+    mistakes, remarks = [], []
+    for part, (ann_file, folder) in parts.items():
         try:
             coco = read_coco(ann_file)
         except InputError as error:
             mistakes.append(str(error))
+            continue
+        if not crowd_as_instances:
+            remarks += _crowd_lines(coco, part)
         else:
-            files.append(coco)
-            mistakes += check_for_training(coco, folder)
+            coco, text, line = _without_crowd(coco, copy_path(out, part))
+            remarks.append(line)
+            if text:
+                copies[coco.path] = text
+                parts[part] = coco.path, folder
+        files.append(coco)
+        mistakes += check_for_training(coco, folder)
     if len(files) == 2:
         mistakes += class_difference(*files)
     raise_all(mistakes)
@@ -121,13 +145,43 @@ def write_config(
     if batch_size and batch_size > images:
         raise InputError(f'--batch-size: {batch_size} is more than the {images} training images.')
     batch_size = batch_size or min(cfg.train_dataloader.batch_size, images)
-    text, lines = _config_text(cfg, files, (train, val), recipe, out, batch_size)
+    text, lines = _config_text(cfg, files, tuple(parts.values()), recipe, out, batch_size, remarks)
     out.parent.mkdir(parents=True, exist_ok=True)
+    for path, document in copies.items():
+        path.write_text(document, encoding='utf-8')
     out.write_text(text, encoding='utf-8')
     return lines
 
 
-def _config_text(cfg, files: list[CocoFile], parts: tuple, recipe: str, out: Path, batch_size: int) -> tuple[str, list[str]]:
+def _crowd_lines(coco: CocoFile, part: str) -> list[str]:
+    """Classes that are crowd regions to a notable part, and the option that makes objects of them."""
+    crowded = [f'{crowd} of {n} {name}' for name, (crowd, n) in crowd_by_class(coco).items() if crowd > NOTABLE * n]
+    if not crowded:
+        return []
+    use = 'does not train on them' if part == 'train' else 'measures nothing against them'
+    return [
+        f'  {coco.path}: crowd regions (iscrowd=1): {some(crowded)}. MMDetection {use}. If each is one object (CVAT writes '
+        'masks so), run this again with --crowd-as-instances --force.'
+    ]
+
+
+def _without_crowd(coco: CocoFile, copy: Path) -> tuple[CocoFile, str | None, str]:
+    """The file without crowds, the text of its copy, None when there is nothing to change, and what to say of it."""
+    document, changed = as_instances(json.loads(coco.path.read_text(encoding='utf-8-sig')))
+    if not changed:
+        return coco, None, f'  {coco.path}: no annotation is iscrowd=1 with a mask, so it is used as it is.'
+    left = sum(bool(annotation.get('iscrowd')) for annotation in document['annotations'])
+    rest = f' {left} crowds without a mask stay as they are.' if left else ''
+    line = (
+        f'  {coco.path}: {changed} of {len(coco.annotations)} annotations are set from iscrowd=1 to 0 in a copy, {copy}. '
+        f'The file itself is left as it is.{rest}'
+    )
+    return replace(coco, path=copy, annotations=document['annotations']), json.dumps(document, ensure_ascii=False), line
+
+
+def _config_text(
+    cfg, files: list[CocoFile], parts: tuple, recipe: str, out: Path, batch_size: int, remarks: list[str]
+) -> tuple[str, list[str]]:
     train, val = files
     most = max(count for file in files for count in objects_per_image(file).values())
     model = dict(with_num_classes(cfg.model, len(train.classes)) or {})
@@ -160,13 +214,14 @@ optim_wrapper = dict(optimizer=dict(lr={rate!r}))
 auto_scale_lr = dict(base_batch_size={batch_size})
 
 # At most {most} objects in one image: {_cap_reason(cfg, most)}
-# COCO's mAP itself looks at the best 100 detections an image, its AP50 and AP75 at the best 1000.
+# COCO's mAP itself looks at the best 100 detections of a class in an image, its AP50 and AP75 at the best 1000.
 model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
 """
     counts, val_counts = count_by_class(train), count_by_class(val)
     lines = [f'{len(train.images)} training and {len(val.images)} validation images, at most {most} objects in one.']
     lines += [f'  {name}: {counts[name]} and {val_counts[name]} objects' for name in train.classes]
     lines += [f'  {name} has no object to train on.' for name in train.classes if not counts[name]]
+    lines += remarks
     for file in files:
         dropped = dropped_in_training(file)
         if dropped:

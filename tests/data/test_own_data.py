@@ -1,10 +1,12 @@
+import copy
 import json
 import shutil
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmext.data.own_data import detection_cap, with_num_classes, write_config
+from mmext.data.own_data import copy_path, detection_cap, with_num_classes, write_config
 from mmext.errors import InputError
 
 
@@ -128,3 +130,101 @@ def test_number_of_classes_reaches_every_head():
             'mask_head': {'num_classes': 3},
         }
     }
+
+
+def as_cvat_writes(document, compressed):
+    """Every mask an RLE with iscrowd=1."""
+    from pycocotools import mask as coco_mask
+
+    sizes = {image['id']: (image['height'], image['width']) for image in document['images']}
+    for annotation in document['annotations']:
+        rle = coco_mask.merge(coco_mask.frPyObjects(annotation['segmentation'], *sizes[annotation['image_id']]))
+        flat = coco_mask.decode(rle).ravel(order='F')
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]])))
+        runs = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
+        counts = rle['counts'].decode() if compressed else runs
+        annotation.update(iscrowd=1, segmentation={'size': list(sizes[annotation['image_id']]), 'counts': counts})
+
+
+def training_data(config):
+    """Boxes, labels and masks of the training images, as the pipeline gives them; the flip left out."""
+    from mmengine.registry import DATASETS, init_default_scope
+
+    init_default_scope('mmdet')
+    cfg = copy.deepcopy(Config.fromfile(config).train_dataloader.dataset)
+    cfg.pipeline = [transform for transform in cfg.pipeline if transform.type != 'RandomFlip']
+    dataset = DATASETS.build(cfg)
+    found = [dataset[i]['data_samples'] for i in range(len(dataset))]
+    return {sample.img_path.rpartition('/')[2]: sample.gt_instances for sample in found}
+
+
+@pytest.mark.parametrize('compressed', [True, False], ids=['compressed', 'uncompressed'])
+def test_a_cvat_like_file_gives_what_its_polygons_give(own, compressed):
+    write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'polygons.py')
+    expected = training_data(own / 'polygons.py')
+    for part in ('train', 'val'):
+        edit(own / part / 'annotations.json', lambda document: as_cvat_writes(document, compressed))
+    originals = [path.read_bytes() for path, _ in parts_of(own)]
+    write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'crowd.py')
+    assert all(len(instances) == 0 for instances in training_data(own / 'crowd.py').values())
+    write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py', crowd_as_instances=True)
+    found = training_data(own / 'my.py')
+    assert [path.read_bytes() for path, _ in parts_of(own)] == originals
+    assert found.keys() == expected.keys()
+    for name, instances in expected.items():
+        ours = found[name]
+        assert ours.labels.equal(instances.labels)
+        assert ours.bboxes.tensor.equal(instances.bboxes.tensor)
+        assert len(instances)
+        for mine, theirs in zip(ours.masks.to_ndarray(), instances.masks.to_ndarray(), strict=True):
+            assert (mine & theirs).sum() / (mine | theirs).sum() >= 0.99
+
+
+def test_crowds_become_objects_in_a_copy_that_the_config_names(own):
+    for part in ('train', 'val'):
+        edit(own / part / 'annotations.json', lambda document: as_cvat_writes(document, True))
+    edit(own / 'train/annotations.json', lambda document: document['annotations'][0].update(segmentation=[]))
+    edit(own / 'train/annotations.json', lambda document: document.update(licenses=[{'name': 'CC-BY Ü'}]))
+    count = len(json.loads((own / 'train/annotations.json').read_text())['annotations'])
+    lines = write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py', crowd_as_instances=True)
+    written = own / 'my_train_crowd-as-instances.json'
+    assert written == copy_path(own / 'my.py', 'train')
+    words = f'{count - 1} of {count} annotations are set from iscrowd=1 to 0 in a copy, {written}. The file itself is left'
+    assert any(words in line and '1 crowds without a mask stay as they are' in line for line in lines)
+    cfg = Config.fromfile(own / 'my.py')
+    assert cfg.train_dataloader.dataset.ann_file == str(written)
+    assert cfg.val_dataloader.dataset.ann_file == cfg.val_evaluator.ann_file == str(copy_path(own / 'my.py', 'val'))
+    document = json.loads(written.read_text(encoding='utf-8'))
+    assert document['licenses'] == [{'name': 'CC-BY Ü'}]
+    assert sum(annotation['iscrowd'] for annotation in document['annotations']) == 1
+
+
+def test_without_the_option_crowds_are_named_with_it(own):
+    edit(own / 'train/annotations.json', lambda document: as_cvat_writes(document, True))
+    lines = write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
+    (line,) = [line for line in lines if 'iscrowd' in line]
+    assert 'Fiber' in line
+    assert 'MMDetection does not train on them' in line
+    assert line.endswith('run this again with --crowd-as-instances --force.')
+    assert not copy_path(own / 'my.py', 'train').exists()
+
+
+def test_the_option_does_nothing_where_there_is_no_crowd(own):
+    lines = write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py', crowd_as_instances=True)
+    assert sum('no annotation is iscrowd=1 with a mask, so it is used as it is' in line for line in lines) == 2
+    assert Config.fromfile(own / 'my.py').train_dataloader.dataset.ann_file == str(own / 'train/annotations.json')
+    assert not list(own.glob('*crowd*'))
+
+
+def test_the_command_writes_over_no_copy_without_force(own, run_command):
+    edit(own / 'train/annotations.json', lambda document: as_cvat_writes(document, True))
+    parts = [
+        argument for part in ('train', 'val') for argument in (f'--{part}', own / part / 'annotations.json', own / part)
+    ]
+    call = ['init', *parts, '--recipe', 'mask-rcnn_r18_fpn_finetune', '--out', own / 'my.py', '--crowd-as-instances']
+    copy_path(own / 'my.py', 'train').write_text('mine')
+    done = run_command('mmext', *call, status=2)
+    assert 'my_train_crowd-as-instances.json is there already' in done.stdout
+    assert not (own / 'my.py').exists()
+    assert 'set from iscrowd=1 to 0' in run_command('mmext', *call, '--force').stdout
+    assert copy_path(own / 'my.py', 'train').read_text().startswith('{')
