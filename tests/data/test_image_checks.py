@@ -5,6 +5,8 @@ import re
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mmext.data import image_checks
@@ -253,3 +255,17 @@ def test_the_answer_is_json(tmp_path):
 
     findings, _ = check_images(coco_of(tmp_path, {'a.png': b''}), tmp_path, 'val')
     assert json.loads(json.dumps(to_record(findings)))[0]['where'] == 'val'
+
+
+@pytest.mark.parametrize('kind', ['.png', '.jpg', '.tif', '.bmp', '.webp'])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_spoilt_files_are_findings_and_never_errors(tmp_path, kind, seed):
+    """Bytes that are changed, cut out or added: whatever OpenCV and Pillow make of them, each file is read or named."""
+    rng = np.random.default_rng(seed)
+    content = bytearray(encoded(picture(1), kind))
+    for _ in range(rng.integers(1, 6)):
+        place, length = rng.integers(0, len(content) - 9), rng.integers(0, 9)
+        content[place : place + length] = rng.bytes(rng.integers(0, 9))
+    codes, facts = found(coco_of(tmp_path, {'a' + kind: bytes(content)}), tmp_path)
+    assert facts or codes['image-unreadable'].count == 1
