@@ -46,7 +46,7 @@ def band(mask: np.ndarray, width: int) -> np.ndarray:
 
 def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Intersection over union; 0 of two empty masks."""
-    return np.count_nonzero(truth & prediction) / max(np.count_nonzero(truth | prediction), 1)
+    return float(np.count_nonzero(truth & prediction) / max(np.count_nonzero(truth | prediction), 1))
 
 
 def is_thin(mask: np.ndarray) -> bool:
