@@ -89,7 +89,9 @@ def class_names(part: DataPart) -> tuple[str, ...]:
     Raises:
         InputError: there is no such data set, or the names are one text.
     """
-    metainfo = _data_set_class(part)._load_metainfo(part.dataset.get('metainfo'))
+    # of the rest it would say "random is not a meta file" for every palette='random'
+    given = {key: value for key, value in (part.dataset.get('metainfo') or {}).items() if key == 'classes'}
+    metainfo = _data_set_class(part)._load_metainfo(given)
     classes = metainfo.get('classes') or ()
     if isinstance(classes, str):
         raise InputError(
