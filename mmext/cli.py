@@ -30,6 +30,7 @@ def cli() -> None:
     mmext demo-data data/demo                              made images to try everything on
     mmext init --train ANN IMAGES --val ANN IMAGES \\
                --recipe mask-rcnn_r50_fpn_finetune --out my.py   a config for your own COCO files
+    mmext check my.py                                      what in config and annotations would spoil a training
     mmext groups my.py --schedule                          which part learns at which rate
     mim train mmdet my.py --work-dir work_dirs/my          the training itself is MMDetection's
     mmext compare work_dirs/my work_dirs/other             which run is better, and what differs
@@ -131,6 +132,40 @@ def groups(ctx, config: str, schedule: bool, epoch_length: int | None, cfg_optio
     if json_file:
         answer.write(json_file)
     ctx.exit(1 if answer.problem else 0)
+
+
+@cli.command()
+@click.argument('config')
+@click.option('--images', is_flag=True, help='Open every image too: readable, size, bit depth, twice.')
+@click.option(
+    '--show', type=click.Path(file_okay=False, path_type=Path), metavar='DIR', help='Draw the ground truth: sheets a class.'
+)
+@_CFG_OPTIONS
+@_JSON
+@click.pass_context
+def check(ctx, config: str, images: bool, show: Path | None, cfg_options: tuple, json_file: Path | None) -> None:
+    """Say before a training what in CONFIG and its annotation files would spoil it.
+
+    CONFIG is a config file or a recipe's name. The findings come worst first, each with the line that mends it; then how
+    many annotations reach the training, the best masks that the mask grid allows, and sizes against anchors. Weights are
+    not downloaded. What each finding means: docs/check.md. Exit code 1: a severe finding or a warning.
+
+    \b
+    Examples:
+      mmext check my_config.py
+      mmext check my_config.py --images --show work_dirs/ground_truth --json check.json
+    """
+    from mmext.check.report import check as check_config
+    from mmext.console import progress_bars
+
+    with progress_bars() as progress:
+        answer = check_config(config, cfg_options, images, show, progress)
+    answer.print()
+    if json_file:
+        answer.write(json_file)
+    for crash in answer.crashes:
+        click.echo(f'\nmmext crashed in a check. That is a defect of mmext: please report it. {crash}', err=True)
+    ctx.exit(70 if answer.crashes else 1 if answer.problem else 0)
 
 
 @cli.command()

@@ -1,7 +1,9 @@
 """Where words go: tables and lines for people to the console, the same in plain text to the run's log file."""
 
+import contextlib
 import io
 import logging
+from collections.abc import Callable, Iterator
 
 from rich import box
 from rich.console import Console
@@ -15,6 +17,24 @@ def console() -> Console:
     """Console on standard output, wide enough when it is a pipe or a file."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on standard error while the block runs, none where that is no terminal; gives a function of (what, done, all)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    out = Console(stderr=True)
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
+        tasks = {}
+
+        def count(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield count
 
 
 def plain(table: Table) -> str:

@@ -2,7 +2,7 @@
 # Why:     the reference recipe of the papers, for data sets of thousands of images.
 # Cost:    batch 16 needs one large GPU; on eight set train_dataloader.batch_size=2, else give --auto-scale-lr.
 # Source:  S2; MMDetection's schedule_1x; short side 480 to 960.
-# Check:   warm-up-never-over, warm-up-long: 500 iterations of warm-up are for thousands of images.
+# Check:   warm-up-never-over: 500 iterations of warm-up are for thousands of images.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/datasets/microplastics_instance.py',

@@ -400,6 +400,7 @@ def multiplier_findings(
     # the other way round than differential rates are meant
     above = [part for part in raised if rates[part] > max(rates.get(name, 0) for name in new) * (1 + 1e-6)]
     listed = ', '.join(f'{part} ({times:.3g} times)' for part, times in raised.items())
+    remedy = '\n'.join(f'optim_wrapper.paramwise_cfg.custom_keys.{part}.lr_mult=1' for part in above or raised)
     slower = f', which learn more slowly than {", ".join(above)}' if above else ''
     return [
         _found(
@@ -408,7 +409,7 @@ def multiplier_findings(
             text=f'Above the base rate, though the checkpoint fills all of it: {listed}. New tensors are in '
             f'{", ".join(sorted(new))}{slower}.',
             count=len(raised),
-            remedy='\n'.join(f'optim_wrapper.paramwise_cfg.custom_keys.{part}.lr_mult=1' for part in above or raised),
+            remedy=remedy if above else f'Nothing when it is meant, as in the differential schedules. Else:\n{remedy}',
         )
     ]
 
