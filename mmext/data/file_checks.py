@@ -74,6 +74,13 @@ _OPTIONAL: dict[str, dict[str, _Check]] = {
     'annotations': {'iscrowd': (_is_flag, '0 or 1'), 'ignore': (_is_flag, '0 or 1')},
     'categories': {},
 }
+# where there is more to do than to export again
+_REMEDIES = {
+    'annotation-without-area': "Write the mask's area: pycocotools.mask.area of its RLE. MMDetection fails without it.",
+    'annotation-without-id': 'Number the annotations: 1, 2, 3, ... MMDetection fails without ids.',
+    'annotation-without-bbox': 'Write [x, y, width, height] of the extremes of the mask, px. MMDetection fails without it.',
+    'annotation-iscrowd-wrong': 'Write 0, or 1 for a region of many objects: MMDetection takes any text for 1.',
+}
 _SINGULAR = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 
 
@@ -101,7 +108,13 @@ def check_file(path: Path, folder: Path, part: str, classes: Sequence[str] | Non
         entries[key], found = _sound_entries(key, document[key], part)
         findings += found
     coco, found = _linked(path, entries, part)
-    findings += [*found, *_names_twice(coco, part), *_boxes(coco, part), *_images(coco, folder, part)]
+    findings += [
+        *found,
+        *_names_twice(coco, part),
+        *_empty(coco, document['annotations'], part),
+        *_boxes(coco, part),
+        *_images(coco, folder, part),
+    ]
     if coco.categories and classes is not None:
         mistakes = class_mistakes(classes, count_by_class(coco), str(path))
         findings += [Finding(**{**vars(mistake), 'where': part}) for mistake in mistakes]
@@ -136,7 +149,7 @@ def _sound_entries(key: str, entries: list, part: str) -> tuple[list[dict], list
         sound.append(entry)
     findings = []
     for (code, what), found in cases.items():
-        remedy = 'Export the file again; MMDetection fails at these entries or reads them wrongly.'
+        remedy = _REMEDIES.get(code, 'Export the file again; MMDetection fails at these entries or reads them wrongly.')
         findings += _some(code, 'severe', f'{key} {what}', found, len(entries), remedy, part)
     remedy = 'Give each an id of its own; after merging files, number them anew.'
     what = f'{key} have the id of one before them; ids must be unique, MMDetection mixes them up'
@@ -213,8 +226,6 @@ def _linked(path: Path, entries: dict[str, list[dict]], part: str) -> tuple[Coco
 def _names_twice(coco: CocoFile, part: str) -> list[Finding]:
     names = Counter(category['name'] for category in coco.categories)
     files = Counter(os.path.normpath(image['file_name']) for image in coco.images)
-    drawn = Counter(annotation['image_id'] for annotation in coco.annotations)
-    empty = [image for image in coco.images if not drawn[image['id']]]
     return [
         *_some(
             'category-name-twice',
@@ -235,16 +246,22 @@ def _names_twice(coco: CocoFile, part: str) -> list[Finding]:
             'Merge the annotations under one image id.',
             part,
         ),
-        *_some(
-            'image-without-annotations',
-            'information',
-            'images have no annotation; with filter_cfg=dict(filter_empty_gt=True) they are not trained on',
-            [_named('image', image, 0) for image in empty],
-            len(coco.images),
-            'Nothing to do when there is no object in them; else annotate them.',
-            part,
-        ),
     ]
+
+
+def _empty(coco: CocoFile, annotations: list, part: str) -> list[Finding]:
+    """Images to which no annotation belongs, not even one that cannot be used."""
+    numbers = (entry.get('image_id') for entry in annotations if isinstance(entry, dict))
+    drawn = {number for number in numbers if _is_id(number)}
+    return _some(
+        'image-without-annotations',
+        'information',
+        'images have no annotation; with filter_cfg=dict(filter_empty_gt=True) they are not trained on',
+        [_named('image', image, 0) for image in coco.images if image['id'] not in drawn],
+        len(coco.images),
+        'Nothing to do when there is no object in them; else annotate them.',
+        part,
+    )
 
 
 def _boxes(coco: CocoFile, part: str) -> list[Finding]:

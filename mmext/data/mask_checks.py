@@ -19,10 +19,12 @@ EDGE_TOLERANCE = 2.0
 SIDE_TOLERANCE = 0.05
 # both sides of the mask against the box's: 0.8 leaves IoU 0.64 at most, what COCO counts as a poor match
 SHRUNKEN = 0.8
-# median over a file; outlines drawn by hand stay within a pixel or two of their boxes
-SHRUNKEN_MEDIAN = 0.9
+# median over a file of so many; outlines drawn by hand stay within a pixel or two of their boxes
+SHRUNKEN_MEDIAN, SYSTEMATIC_COUNT = 0.9, 10
 # of the area: less than two people differ by who outline the same object (COCO's own annotators: mask IoU 0.9)
 CROSSING_SHARE = 0.05
+# of the masks that lie within the first pixel of their image
+SHARES = 0.9
 # px²; what covers less may fill no pixel at all
 SMALLEST_AREA = 1.0
 # of the mask's area, beside Pick's theorem: an outline through pixel centres has half its length less than the pixels
@@ -147,14 +149,20 @@ def _broken(file: _File) -> list[Finding]:
 
 
 def _shares_of_image(file: _File) -> list[Finding]:
-    """A file in which no mask reaches beyond the first pixel: x and y are shares of the image, as YOLO writes them."""
-    sound = np.flatnonzero(file.shapes.sound)
-    if not len(sound) or file.shapes.box[sound].max() > 1 or file.image[sound].max() <= 1:
+    """A file in which hardly a mask reaches beyond the first pixel: x and y are shares of the image, as YOLO writes them."""
+    sound = file.shapes.sound
+    within = sound & (file.shapes.box.max(1) <= 1) & (file.image.min(1) > 1)
+    if np.count_nonzero(within) < SHARES * np.count_nonzero(sound) or not within.any():
         return []
     what = 'have no coordinate above 1: x and y seem to be shares of the image (as in YOLO files), not pixels'
     remedy = 'Multiply x by the width and y by the height of the image, in segmentation and bbox.'
     return file.finding(
-        'coordinates-are-shares', 'severe', what, sound, remedy, lambda row: f'mask within {_box(file.shapes.box[row])}'
+        'coordinates-are-shares',
+        'severe',
+        what,
+        np.flatnonzero(within),
+        remedy,
+        lambda row: f'mask within {_box(file.shapes.box[row])}',
     )
 
 
@@ -166,7 +174,8 @@ def _outlines(file: _File, flat: np.ndarray) -> list[Finding]:
         *file.finding(
             'polygon-crosses-itself',
             'warning',
-            f'have an outline that crosses itself and so covers an area that differs by more than {CROSSING_SHARE:.0%}',
+            f'have an outline that crosses itself and so covers an area that differs by more than {CROSSING_SHARE:.0%}'
+            + (f' (at least: {shapes.unmeasured} outlines were not measured)' if shapes.unmeasured else ''),
             np.flatnonzero(crossing & ~flat),
             'Draw these outlines again: the points may be in the wrong order.',
             lambda row: f'the crossing changes its area by {shapes.crossing[row]:.0%}',
@@ -256,31 +265,29 @@ def _boxes(file: _File, compared: np.ndarray) -> list[Finding]:
     rows = np.flatnonzero(compared & (_sides(file.box) > 0).all(1) & ~_outside(file.box, file.image))
     box, mask, image = file.box[rows], file.shapes.box[rows], np.tile(file.image[rows], 2)
     off = _off(box, mask) & _off(box, np.clip(mask, 0, image))
+    corners = np.hstack([box[:, :2], box[:, 2:] - box[:, :2]])
+    corners = off & ~(_off(corners, mask) & _off(corners, np.clip(mask, 0, image)))
+    off &= ~corners
     ratio = _sides(mask) / _sides(box)
     shift = np.abs(mask[:, :2] + mask[:, 2:] - box[:, :2] - box[:, 2:]) / 2 / _sides(box)
     small = off & (ratio < SHRUNKEN).all(1) & (shift < (1 - SHRUNKEN)).all(1)
     share = np.sqrt(ratio.prod(1))
     gap = (_sides(box) - _sides(mask)).mean(1)
-    median = np.median(share) if len(rows) else 1.0
-    systematic = len(rows) >= RECTANGLE_COUNT and median < SHRUNKEN_MEDIAN and np.median(gap) > EDGE_TOLERANCE
+    enough = np.count_nonzero(~corners) >= SYSTEMATIC_COUNT
+    median = np.median(share[~corners]) if enough else 1.0
+    systematic = enough and median < SHRUNKEN_MEDIAN and np.median(gap[~corners]) > EDGE_TOLERANCE
     text = f"have a mask that is much smaller than its box, under {SHRUNKEN:g} of both of the box's sides"
     if systematic:
         small = off & (share < SHRUNKEN_MEDIAN)
         text = (
-            f'have a mask that is smaller than its box, and so has the whole file: the median mask has {median:.2f} of its '
-            "box's side; a model that learns from them predicts small masks"
+            f"have a mask that is smaller than its box, and the median mask of the file has {median:.2f} of its box's side: "
+            'a model that learns from them predicts small masks'
         )
     share_of = dict(zip(rows.tolist(), share.tolist(), strict=True))
 
     def where(row: int) -> str:
         return f'bbox {_bbox(file.box[row])}, mask {_bbox(file.shapes.box[row])}'
 
-    wrong = rows[off & ~small]
-    remedy = 'Compute bbox from the mask: [x, y, width, height] of its extremes, px.'
-    corners = file.box[wrong].copy()
-    corners[:, 2:] -= corners[:, :2]
-    if len(wrong) and 2 * np.count_nonzero(~_off(corners, file.shapes.box[wrong])) > len(wrong):
-        remedy = 'bbox seems to hold x1, y1, x2, y2; COCO wants [x, y, width, height]: write x2 - x1 and y2 - y1.'
     return [
         *file.finding(
             'mask-smaller-than-box',
@@ -294,9 +301,17 @@ def _boxes(file: _File, compared: np.ndarray) -> list[Finding]:
         *file.finding(
             'box-not-of-mask',
             'warning',
-            f"have a bbox whose edges are more than {EDGE_TOLERANCE:g} px and {SIDE_TOLERANCE:.0%} off the mask's",
-            wrong,
-            remedy,
+            f"have a bbox with an edge more than {EDGE_TOLERANCE:g} px and {SIDE_TOLERANCE:.0%} of the side off the mask's",
+            rows[off & ~small],
+            'Compute bbox from the mask: [x, y, width, height] of its extremes, px.',
+            where,
+        ),
+        *file.finding(
+            'box-of-corners',
+            'severe',
+            'have a bbox that holds the corners x1, y1, x2, y2 of the mask, not [x, y, width, height]',
+            rows[corners],
+            'Write x2 - x1 and y2 - y1 in the place of x2 and y2.',
             where,
         ),
     ]
@@ -315,7 +330,7 @@ def _areas(file: _File, compared: np.ndarray) -> list[Finding]:
     return file.finding(
         'area-not-of-mask',
         'warning',
-        f"have an area that is not the mask's, by more than {AREA_TOLERANCE:.0%} and the rim",
+        f"have an area that is not the mask's: it differs by more than {AREA_TOLERANCE:.0%} and the pixels of the rim",
         rows,
         remedy,
         lambda row: f'area {file.area[row]:.6g}, mask {shapes.most[row]:.6g} px²',

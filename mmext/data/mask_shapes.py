@@ -5,7 +5,7 @@ Letters in shapes: A annotations, R rings (one per polygon), P points of all rin
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -17,7 +17,10 @@ FARTHEST = 1e6
 LONGEST = 1e7
 # a count of h * w < 2**32 pixels in groups of 5 bits and a sign takes seven at most
 _LONGEST_COUNT = 7
-_RLES_AT_ONCE = 20_000
+# annotations measured together: memory does not grow with the file
+_AT_ONCE = 10_000
+# outlines among them that meet themselves and are measured: a third of a millisecond each to find out by how much
+_MOST_CROSSINGS = 2000
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,10 @@ class MaskShapes:
     """One row per annotation, in the order of the file; rows that are not ``sound`` hold NaN.
 
     ``box`` (A, 4): x1, y1, x2, y2 of the mask's extremes, px. ``least`` and ``most`` (A,): bounds of its area, px²; they
-    differ where polygons overlap or cross themselves. ``perimeter`` (A,): of the outline, px. ``rle`` (A,): is an RLE.
+    differ where polygons overlap or cross themselves. ``perimeter`` (A,): of the outline, px.
     ``crossing`` (A,): the share by which a crossing of the outline with itself changes the area; 0 where it only touches
-    itself, NaN where it does not meet itself at all. ``faults``: code to positions of the annotations that have it, with
-    what was found.
+    itself, NaN where it does not meet itself at all. ``unmeasured``: outlines that meet themselves and were too many to
+    be measured; their crossing is NaN. ``faults``: code to positions of the annotations that have it, with what was found.
     """
 
     sound: np.ndarray
@@ -36,9 +39,9 @@ class MaskShapes:
     least: np.ndarray
     most: np.ndarray
     perimeter: np.ndarray
-    rle: np.ndarray
     crossing: np.ndarray
     faults: dict[str, list[tuple[int, str]]]
+    unmeasured: int = 0
 
 
 @dataclass
@@ -60,26 +63,26 @@ def sound_masks(coco: CocoFile) -> list[dict]:
 def read_shapes(coco: CocoFile) -> MaskShapes:
     """Measure every mask of a file without drawing one."""
     total = len(coco.annotations)
-    sizes = {image['id']: (int(image['height']), int(image['width'])) for image in coco.images}
-    rings, rles, faults = _Rings(), [], {}
-    for position, annotation in enumerate(coco.annotations):
-        found = _sort(position, annotation, sizes[annotation['image_id']], rings, rles)
-        if found is not None:
-            faults.setdefault(found[0], []).append((position, found[1]))
     shapes = MaskShapes(
         sound=np.zeros(total, bool),
         box=np.full((total, 4), np.nan),
         least=np.full(total, np.nan),
         most=np.full(total, np.nan),
         perimeter=np.full(total, np.nan),
-        rle=np.zeros(total, bool),
         crossing=np.full(total, np.nan),
-        faults=faults,
+        faults={},
     )
-    _measure_rings(rings, shapes)
-    for start in range(0, len(rles), _RLES_AT_ONCE):
-        _measure_rles(rles[start : start + _RLES_AT_ONCE], shapes)
-    return shapes
+    sizes = {image['id']: (int(image['height']), int(image['width'])) for image in coco.images}
+    unmeasured = 0
+    for start in range(0, total, _AT_ONCE):
+        rings, rles = _Rings(), []
+        for position, annotation in enumerate(coco.annotations[start : start + _AT_ONCE], start):
+            found = _sort(position, annotation, sizes[annotation['image_id']], rings, rles)
+            if found is not None:
+                shapes.faults.setdefault(found[0], []).append((position, found[1]))
+        unmeasured += _measure_rings(rings, shapes)
+        _measure_rles(rles, shapes)
+    return replace(shapes, unmeasured=unmeasured)
 
 
 def _sort(position: int, annotation: dict, size: tuple[int, int], rings: _Rings, rles: list) -> tuple[str, str] | None:
@@ -137,10 +140,10 @@ def _sort_rle(position: int, segmentation: dict, size: tuple[int, int], rles: li
     return None
 
 
-def _measure_rings(rings: _Rings, shapes: MaskShapes) -> None:
-    """Box, area, perimeter and crossings of the polygons (R rings, P points)."""
+def _measure_rings(rings: _Rings, shapes: MaskShapes) -> int:
+    """Box, area, perimeter and crossings of the polygons (R rings, P points); how many crossings were not measured."""
     if not rings.owners:
-        return
+        return 0
     lengths, owners = np.array(rings.lengths), np.array(rings.owners)
     flat = np.fromiter(chain.from_iterable(rings.polygons), float, 2 * lengths.sum())
     points = flat.reshape(-1, 2)  # (P, 2)
@@ -150,7 +153,7 @@ def _measure_rings(rings: _Rings, shapes: MaskShapes) -> None:
     step = points[following] - points
     # from the ring's first point, since products of large coordinates lose digits
     local = points - np.repeat(points[starts], lengths, axis=0)
-    twice = local[:, 0] * (local[following, 1]) - local[following, 0] * local[:, 1]
+    twice = local[:, 0] * local[following, 1] - local[following, 0] * local[:, 1]
     area = np.abs(np.add.reduceat(twice, starts)) / 2  # shoelace formula
     perimeter = np.add.reduceat(np.hypot(step[:, 0], step[:, 1]), starts)
     low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
@@ -159,13 +162,16 @@ def _measure_rings(rings: _Rings, shapes: MaskShapes) -> None:
     larger = np.maximum(area[crossed], even_odd)
     change[crossed] = np.abs(area[crossed] - even_odd) / np.maximum(larger, 1e-9)
     least, most = area.copy(), area.copy()
-    least[crossed], most[crossed] = np.minimum(area[crossed], even_odd), larger
+    # not measured: anything up to the ring's box
+    unmeasured = np.count_nonzero(np.isnan(even_odd))
+    least[crossed] = np.nan_to_num(np.minimum(area[crossed], even_odd), nan=0)
+    most[crossed] = np.where(np.isnan(even_odd), (high - low)[crossed].prod(1), larger)
 
     for row in np.unique(owners[perimeter > LONGEST]):
         shapes.faults.setdefault('polygon-coordinates-unusable', []).append((int(row), f'an outline beyond {LONGEST:g} px'))
     drawable = ~np.isin(owners, owners[perimeter > LONGEST])
     if not drawable.any():
-        return
+        return unmeasured
     owners, low, high, perimeter = owners[drawable], low[drawable], high[drawable], perimeter[drawable]
     least, most, change = least[drawable], most[drawable], change[drawable]
     firsts = np.flatnonzero(np.diff(owners, prepend=-1))
@@ -176,10 +182,14 @@ def _measure_rings(rings: _Rings, shapes: MaskShapes) -> None:
     shapes.least[rows], shapes.most[rows] = np.maximum.reduceat(least, firsts), np.add.reduceat(most, firsts)
     shapes.perimeter[rows] = np.add.reduceat(perimeter, firsts)
     shapes.crossing[rows] = np.fmax.reduceat(change, firsts)
+    return unmeasured
 
 
 def _crossings(points: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rings whose outline meets itself, and the area that each covers by the even-odd rule, as pycocotools fills it."""
+    """Rings whose outline meets itself, and the area that each covers by the even-odd rule, as pycocotools fills it.
+
+    NaN for those that were not measured, when there are too many.
+    """
     import shapely
 
     # a triangle cannot cross itself, and GEOS refuses one whose ends are the same point
@@ -188,8 +198,11 @@ def _crossings(points: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.
         return able, np.zeros(0)
     mine = np.repeat(lengths >= 4, lengths)
     polygons = shapely.polygons(shapely.linearrings(points[mine], indices=np.repeat(np.arange(len(able)), lengths[able])))
-    invalid = ~shapely.is_valid(polygons)
-    return able[invalid], shapely.area(shapely.make_valid(polygons[invalid]))
+    invalid = np.flatnonzero(~shapely.is_valid(polygons))
+    area = np.full(len(invalid), np.nan)
+    measured = np.linspace(0, len(invalid) - 1, min(len(invalid), _MOST_CROSSINGS)).astype(int)
+    area[measured] = shapely.area(shapely.make_valid(polygons[invalid[measured]]))
+    return able[invalid], area
 
 
 def _measure_rles(rles: Sequence[tuple[int, str | list, tuple[int, int]]], shapes: MaskShapes) -> None:
@@ -218,7 +231,7 @@ def _measure_rles(rles: Sequence[tuple[int, str | list, tuple[int, int]]], shape
     for row in rows[empty]:
         shapes.faults.setdefault('mask-empty', []).append((int(row), 'an RLE of no pixel'))
     rows, area, box, lines = rows[~empty], area[~empty], box[~empty], lines[~empty]
-    shapes.sound[rows], shapes.rle[rows] = True, True
+    shapes.sound[rows] = True
     shapes.box[rows] = np.hstack([box[:, :2], box[:, :2] + box[:, 2:]])
     shapes.least[rows] = shapes.most[rows] = area
     # every run of the mask is a piece of a column: one pixel of outline at both ends; the two sides are as high as the box

@@ -116,6 +116,15 @@ def test_crossing_and_touching_outlines():
     assert 'annotation 2' in touching.examples[0]
 
 
+def test_many_crossings_are_measured_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr('mmext.data.mask_shapes._MOST_CROSSINGS', 2)
+    bow_tie = np.array([[20, 20], [60, 60], [60, 20], [20, 58]], float)
+    found = check_masks(coco_of(*[annotation(bow_tie + 15 * i) for i in range(5)]), 'train')
+    crossing = only(found, 'polygon-crosses-itself')
+    assert crossing.count == 2
+    assert '(at least: 3 outlines were not measured)' in crossing.text
+
+
 def test_points_on_a_line_have_no_area():
     line = np.array([[20, 20], [60, 60], [40, 40]], float)
     found = only(check_masks(coco_of(annotation(line, area=10)), 'train'), 'mask-zero-area')
@@ -151,12 +160,19 @@ def test_box_and_area_that_are_not_the_masks():
     assert 'area 2500, mask 1264.02 px²' in findings[1].examples[0]
 
 
-def test_area_of_the_box_and_corners_for_a_box_are_recognised():
-    low, high = wavy(50, 50).min(0), wavy(50, 50).max(0)
-    corners = annotation(wavy(50, 50), bbox=[*low.tolist(), *high.tolist()])
-    assert 'x1, y1, x2, y2' in only(check_masks(coco_of(corners), 'train'), 'box-not-of-mask').remedy
-    box_area = annotation(wavy(50, 50), area=float((high - low).prod()))
+def test_area_of_the_box_is_recognised():
+    box_area = annotation(wavy(50, 50), area=float(np.ptp(wavy(50, 50), axis=0).prod()))
     assert 'area is that of the box' in only(check_masks(coco_of(box_area), 'train'), 'area-not-of-mask').remedy
+
+
+def test_corners_in_the_place_of_a_box_are_not_taken_for_shrunken_masks():
+    def with_corners(x, y):
+        outline = wavy(x, y)
+        return annotation(outline, bbox=[*outline.min(0).tolist(), *outline.max(0).tolist()])
+
+    (found,) = check_masks(coco_of(*[with_corners(40 + 10 * i, 60) for i in range(12)]), 'train')
+    assert (found.code, found.severity, found.count) == ('box-of-corners', 'severe', 12)
+    assert 'Write x2 - x1' in found.remedy
 
 
 def shrunk(x, y, share):
@@ -177,7 +193,7 @@ def test_a_file_of_small_masks_is_severe():
     found = only(findings, 'mask-smaller-than-box')
     assert found.severity == 'severe'
     assert found.count == 10
-    assert 'the median mask has 0.85 of its' in found.text
+    assert 'the median mask of the file has 0.85 of its' in found.text
     assert 'box-not-of-mask' not in [finding.code for finding in findings]
 
 

@@ -146,5 +146,4 @@ def test_both_forms_of_an_rle_measure_the_same():
     shapes = read_shapes(coco_of(*rows))
     assert shapes.box.tolist() == [[1, 4, 3, 9]] * 2
     assert shapes.most.tolist() == [10, 10]
-    assert shapes.rle.all()
     assert (shapes.perimeter[0], shapes.perimeter[1]) == (15, 15)
