@@ -18,6 +18,7 @@ from mmext.errors import did_you_mean, some
 _WARN_ABOVE = 0.01
 # at the network's input: less is no pixel of the mask
 _LEAST_SIDE = 1.0
+_UNUSABLE = 'no image, category, box or id of its own: see the findings about the file'
 
 # Severity of what is lost whatever its share; the others warn above _WARN_ABOVE and are information below it. Crowds are
 # counted here and judged by mmext.check.traps.
@@ -44,8 +45,9 @@ _REMEDIES = {
 @dataclass(frozen=True)
 class Ledger:
     """Of ``total`` annotations of a part ``reaching`` come out of its pipeline as objects; ``dropped`` says by reason how
-    many do not. ``images`` of the file and ``images_kept`` by the data set; ``classes``: name to (annotations, reaching);
-    ``not_counted``: what may drop more and cannot be told from annotations."""
+    many do not, ``unusable`` are those among ``total`` that lack what every reader needs. ``images`` of the file and
+    ``images_kept`` by the data set; ``classes``: name to (annotations, reaching); ``not_counted``: what may drop more and
+    cannot be told from annotations."""
 
     part: str
     total: int
@@ -55,6 +57,7 @@ class Ledger:
     images_kept: int
     classes: dict[str, tuple[int, int]]
     not_counted: tuple[str, ...]
+    unusable: int
     findings: tuple[Finding, ...]
 
     def table(self) -> Table:
@@ -64,7 +67,9 @@ class Ledger:
         table.add_column('what becomes of them')
         for heading in ('annotations', 'share'):
             table.add_column(heading, justify='right')
-        for words, count in [('reach the loop', self.reaching), *((REASONS[name], n) for name, n in self.dropped.items())]:
+        rows = [('reach the loop', self.reaching), *((REASONS[name], n) for name, n in self.dropped.items())]
+        rows += [(_UNUSABLE, self.unusable)] if self.unusable else []
+        for words, count in rows:
             table.add_row(words, f'{count:,}', f'{count / self.total:.1%}' if self.total else '-')
         return table
 
@@ -75,6 +80,7 @@ class Ledger:
             'annotations': self.total,
             'reaching': self.reaching,
             'dropped': self.dropped,
+            'unusable': self.unusable,
             'images': self.images,
             'images_kept': self.images_kept,
             'classes': {name: {'annotations': n, 'reaching': left} for name, (n, left) in self.classes.items()},
@@ -101,13 +107,14 @@ def ledger(part: DataPart, cfg: Config) -> Ledger:
     by_class = {name: (total[name], left[name]) for name in dict.fromkeys([*classes, *total])}
     return Ledger(
         part.name,
-        len(found.fates),
+        len(found.fates) + part.coco.unusable,
         counts[REACHES],
         dropped,
         len(part.coco.images),
         len(found.images),
         by_class,
         found.not_counted,
+        part.coco.unusable,
         (*_lost_classes(part, found, classes), *_losses(part, found, classes), *_vanishing(part, found)),
     )
 

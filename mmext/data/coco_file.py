@@ -24,12 +24,14 @@ _LONGEST_SHOWN = 40
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO file that has been checked: ``images``, ``annotations`` and ``categories`` as they stand in it."""
+    """A COCO file that has been checked: ``images``, ``annotations`` and ``categories`` as they stand in it; ``unusable``
+    counts the annotations that were left out of it, as they name no image or have no box."""
 
     path: Path
     images: list[dict]
     annotations: list[dict]
     categories: list[dict]
+    unusable: int = 0
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import numbers
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmext.analysis.findings import Finding, first
@@ -108,6 +109,7 @@ def check_file(path: Path, folder: Path, part: str, classes: Sequence[str] | Non
         entries[key], found = _sound_entries(key, document[key], part)
         findings += found
     coco, found = _linked(path, entries, part)
+    coco = replace(coco, unusable=len(document['annotations']) - len(coco.annotations))
     findings += [
         *found,
         *_names_twice(coco, part),
