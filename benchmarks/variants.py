@@ -75,8 +75,8 @@ METRICS = {
     'mask AP': 'coco/segm_mAP',
     'mask AP50': 'coco/segm_mAP_50',
     'matched IoU': 'mask/iou',
-    'coverage': 'mask/coverage',
     'boundary IoU': 'mask/boundary_iou',
+    'coverage': 'mask/coverage',
 }
 
 
@@ -129,15 +129,20 @@ def folder_of(work_dirs: Path, name: str, seed: int) -> Path:
     return work_dirs / f'{name.replace(" ", "_").replace(",", "")}-seed{seed}'
 
 
-def measured(work_dir: Path) -> dict[str, float]:
-    """Metrics of a run's last validation; those that it does not have are left out."""
-    run = read_run(work_dir)
-    return {key: run.last(key) for key in METRICS.values() if run.last(key) is not None}
+def validate(name: str, seed: int, data: Path, work_dir: Path) -> dict[str, float]:
+    """Metrics of a run's last checkpoint, by the metrics as they are now; kept in the work_dir."""
+    kept = work_dir / 'validation.json'
+    if not kept.exists():
+        cfg = load_config(str(data / f'{VARIANTS[name][0]}.py'), changes(name, data, seed, 1))
+        cfg.load_from = (work_dir / 'last_checkpoint').read_text()
+        cfg.work_dir, cfg.experiment_name, cfg.log_level = str(work_dir / 'validation'), work_dir.name, 'ERROR'
+        metrics = Runner.from_cfg(cfg).val()
+        kept.write_text(json.dumps({key: metrics[key] for key in METRICS.values()}))
+    return json.loads(kept.read_text())
 
 
 def iteration_ratios(data: Path, rounds: int) -> dict[str, list[float]]:
     """Time of a training step (losses, gradients, update) of each variant ÷ the base's, in turns on the same images."""
-    register_all_modules(init_default_scope=True)
     steps = {}
     for name in EQUAL_BUDGET:
         cfg = load_config(str(data / f'{VARIANTS[name][0]}.py'), changes(name, data, 0, 1))
@@ -174,14 +179,11 @@ def difference(results: dict[str, dict[int, dict]], name: str, against: str, key
 
 def to_table(title: str, results: dict, rows: dict[str, str | None], ratios: dict[str, list[float]] | None = None) -> Table:
     """A row a variant: metrics with their spread over seeds, and the difference in mask AP and IoU to that in ``rows``."""
-    shown = {
-        title: key for title, key in METRICS.items() if all(key in run for runs in results.values() for run in runs.values())
-    }
     table = Table(title=title, title_justify='left')
-    for heading in ('variant', *shown, 'mask AP against', 'matched IoU against', *(['time of a step'] if ratios else [])):
+    for heading in ('variant', *METRICS, 'mask AP against', 'matched IoU against', *(['time of a step'] if ratios else [])):
         table.add_column(heading)
     for name, against in rows.items():
-        cells = [spread([run[key] for run in results[name].values()]) for key in shown.values()]
+        cells = [spread([run[key] for run in results[name].values()]) for key in METRICS.values()]
         for metric in ('mask AP', 'matched IoU'):
             cells.append(difference(results, name, against, METRICS[metric]) if against else '')
         if ratios:
@@ -200,6 +202,7 @@ def main() -> int:
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs/variants'))
     parser.add_argument('--out', type=Path, help='write every number as JSON')
     options = parser.parse_args()
+    register_all_modules(init_default_scope=True)
     data = options.work_dirs.resolve() / 'data'
     data.mkdir(parents=True, exist_ok=True)
     write_inputs(data, options.seeds)
@@ -211,9 +214,9 @@ def main() -> int:
         for number, job in enumerate(as_completed(jobs), 1):
             job.result()
             print(f'{number} of {len(left)}: {jobs[job].name} ({time.monotonic() - begin:.0f} s)', flush=True)
-    results = {
-        name: {seed: measured(folder_of(options.work_dirs, name, seed)) for seed in options.seeds} for name in VARIANTS
-    }
+    results = {name: {} for name in VARIANTS}
+    for name, seed, folder in runs:
+        results[name][seed] = validate(name, seed, data, folder)
     ratios = iteration_ratios(data, options.rounds) if options.rounds else None
     budget = f'{options.epochs} epochs, {len(options.seeds)} seeds'
     out = console()
