@@ -24,6 +24,16 @@ _PROPOSAL_NUMS = (100, 300, 1000)  # CocoMetric's default: COCOeval's maxDets
 
 
 @dataclass(frozen=True)
+class _Counted:
+    """A part's objects of the config's classes, by image id and None, and by image id and class; crowds are none."""
+
+    name: str
+    files: dict[int, str]
+    by_image: Counter[tuple[int, None]]
+    by_class: Counter[tuple[int, str]]
+
+
+@dataclass(frozen=True)
 class _Crowded:
     """An image with more objects than a limit; ``what`` they are, such as 'objects' or 'objects of Fiber'."""
 
@@ -42,10 +52,11 @@ def check_traps(parts: Sequence[DataPart], cfg: Config) -> list[Finding]:
     """
     parts = [part for part in parts if part.coco]
     findings = [finding for part in parts for finding in _crowds(part)]
+    counted = [_counted(part) for part in parts]
     for key, limit, what in _limits(cfg):
-        chosen = [part for part in parts if part.name == 'train'] if '.train_cfg.' in key else parts
+        chosen = [part for part in counted if part.name == 'train'] if '.train_cfg.' in key else counted
         findings += _over(key, limit, what, chosen)
-    return findings + _evaluator(cfg, [part for part in parts if part.name == 'val'])
+    return findings + _evaluator(cfg, [part for part in counted if part.name == 'val'])
 
 
 def _crowds(part: DataPart) -> list[Finding]:
@@ -90,19 +101,18 @@ def _numbers(value: object, key: str) -> Iterator[tuple[str, int]]:
         yield key, value
 
 
-def _counts(part: DataPart) -> tuple[Counter, Counter]:
-    """Objects of the config's classes by image id, and by image id and class name; crowds are none."""
+def _counted(part: DataPart) -> _Counted:
     known = set(class_names(part))
     names = {category['id']: category['name'] for category in part.coco.categories}
     pairs = ((a['image_id'], names.get(a['category_id'])) for a in part.coco.annotations if not a.get('iscrowd'))
     by_class = Counter(pair for pair in pairs if pair[1] in known)
     by_image = Counter()
     for (image, _), count in by_class.items():
-        by_image[image] += count
-    return by_image, by_class
+        by_image[image, None] += count
+    return _Counted(part.name, {image['id']: image['file_name'] for image in part.coco.images}, by_image, by_class)
 
 
-def _over(key: str, limit: int, what: str, parts: Sequence[DataPart]) -> list[Finding]:
+def _over(key: str, limit: int, what: str, parts: Sequence[_Counted]) -> list[Finding]:
     """A limit on an image's detections against the objects of the fullest images."""
     crowded, lost = _crowded(parts, limit, by_class=False)
     if not crowded:
@@ -111,17 +121,15 @@ def _over(key: str, limit: int, what: str, parts: Sequence[DataPart]) -> list[Fi
     return [_finding('limit-below-objects', f'{key}={limit} {what} are kept', limit, crowded, lost, remedy)]
 
 
-def _crowded(parts: Sequence[DataPart], limit: int, by_class: bool) -> tuple[list[_Crowded], dict[str, float]]:
+def _crowded(parts: Sequence[_Counted], limit: int, by_class: bool) -> tuple[list[_Crowded], dict[str, float]]:
     """Images with more objects than a limit, the fullest first, and by part the share of objects that is out of reach."""
     crowded, lost = [], {}
     for part in parts:
-        by_image, by_pair = _counts(part)
-        counts = by_pair if by_class else Counter({(image, None): count for image, count in by_image.items()})
-        files = {image['id']: image['file_name'] for image in part.coco.images}
+        counts = part.by_class if by_class else part.by_image
         for (image, name), count in counts.items():
             if count > limit:
                 what = 'objects' if name is None else f'objects of {name!r}'
-                crowded.append(_Crowded(part.name, f'{image} ({files[image]})', count, what))
+                crowded.append(_Crowded(part.name, f'{image} ({part.files[image]})', count, what))
         out_of_reach = sum(max(count - limit, 0) for count in counts.values())
         lost[part.name] = max(lost.get(part.name, 0), out_of_reach / max(counts.total(), 1))
     return sorted(crowded, key=lambda one: -one.objects), lost
@@ -143,7 +151,7 @@ def _finding(code: str, text: str, limit: int, crowded: list[_Crowded], lost: di
     return Finding(code, severity, text, len(crowded), examples, remedy, 'config')
 
 
-def _evaluator(cfg: Config, parts: Sequence[DataPart]) -> list[Finding]:
+def _evaluator(cfg: Config, parts: Sequence[_Counted]) -> list[Finding]:
     """What COCO's mAP counts at most: limits for each class of an image."""
     evaluators = cfg.get('val_evaluator') or []
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
