@@ -66,7 +66,7 @@ def _crowds(part: DataPart) -> list[Finding]:
         if name not in classes or not crowd or crowd / total <= NOTABLE:
             continue
         mostly = crowd / total > MOSTLY
-        done = 'trains on' if part.name == 'train' else 'is measured against'
+        done = 'trains on' if part.name == 'train' else 'measures the model against'
         text = (
             f'{crowd:,} of the {total:,} annotations of {name!r} ({crowd / total:.0%}) are iscrowd=1: MMDetection {done} '
             f'{"none" if crowd == total else "only the others"}, and leaves the crowds out as ignore regions.'
