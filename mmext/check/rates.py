@@ -230,13 +230,14 @@ def plateau_findings(schedulers: Sequence[Mapping], train_cfg: Mapping, run: Run
     """A schedule that follows the validation, in a run with too few validations for it ever to act."""
     length = run.epochs or run.iterations
     validations = math.ceil(length / train_cfg.get('val_interval', 1))
+    mend = f'param_scheduler.{{}}.patience={validations // 3}' if validations > 5 else 'train_cfg.val_interval=1'
     return [
         _found(
             code='plateau-never-acts',
             severity='warning',
             text=f'{_kind(scheduler)} waits for more than {scheduler.get("patience", 10)} validations without improvement, '
             f'and the run has {validations}: the rates are never lowered.',
-            remedy=f'param_scheduler.{number}.patience={max(0, validations // 3)}, or a cosine: docs/fine-tuning.md',
+            remedy=f'{mend.format(number)}, or a cosine: docs/fine-tuning.md',
         )
         for number, scheduler in enumerate(schedulers)
         if _kind(scheduler) == 'ReduceOnPlateauLR' and validations <= scheduler.get('patience', 10) + 1
@@ -359,8 +360,8 @@ def bound_findings(peaks: Mapping[str, float], optimizer: str, base_rate: float,
             f'{batch} ({usual:.3g}): above what is known to be stable.',
             count=len(high),
             examples=first(examples),
-            remedy=f'optim_wrapper.optimizer.lr={base_rate * factor:.2g}, or smaller lr_mult in '
-            'optim_wrapper.paramwise_cfg.custom_keys; on several GPUs count their images too',
+            remedy=f'optim_wrapper.optimizer.lr={base_rate * factor:.2g}\n'
+            'or a smaller lr_mult in optim_wrapper.paramwise_cfg.custom_keys; on several GPUs their images count too',
         )
     ]
 

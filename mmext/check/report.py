@@ -99,7 +99,7 @@ class CheckReport:
         for answer in (*(one for one in self.ledgers if one not in whole), *self.ceilings, *self.sizes):
             _print_table(out, answer.table())
         # a table of one row says less than a line
-        lines = [f'{one.part}: all {one.total:,} annotations reach the loop, of {_images_of(one)}.' for one in whole]
+        lines = [_all_used(one) for one in whole]
         lines += [line for one in whole for line in one.not_counted]
         lines += [*dict.fromkeys(self.remarks), *(f'Wrote {path}' for path in self.sheets)]
         for number, line in enumerate(lines):
@@ -137,9 +137,10 @@ def _number(count: int, noun: str) -> str:
     return f'{count} {noun}' + ('s' if count != 1 else '')
 
 
-def _images_of(ledger: Ledger) -> str:
+def _all_used(ledger: Ledger) -> str:
     left_out = ledger.images - ledger.images_kept
-    return f'{ledger.images:,} images' + (f', {left_out:,} of which are left out' if left_out else '')
+    more = f'; {left_out:,} images have none and are left out' if left_out else ''
+    return f'{ledger.part}: all {ledger.total:,} annotations of {ledger.images:,} images are used{more}.'
 
 
 def _print_line(out: Console, line: str, indent: str = '', hanging: str | None = None, style: str = '') -> None:
@@ -274,7 +275,7 @@ def _check(config: str, cfg: Config, images: bool, show: Path | None, progress: 
         report.findings += checks.run('masks', check_masks, part.coco, part.name, where=part.name) or []
     pairs = _pairs(usable)
     for train, val in pairs:
-        report.findings += checks.run('train and val', check_split, train.coco, val.coco) or []
+        report.findings += checks.run('train and val', check_split, train.coco, val.coco, (train.folder, val.folder)) or []
     kept = {}
     for part in usable:
         found = checks.run('ledger', ledger, part, cfg, where=part.name)
