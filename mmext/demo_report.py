@@ -40,11 +40,13 @@ def evaluate(work_dir: Path) -> tuple[Result, list[str], list[Objects]]:
     from mmengine.config import Config
 
     from mmext.metrics.mask_quality import prediction_of
+    from mmext.safe_load import allow_mmengine_checkpoints
 
     run = read_run(work_dir)
     if not run.train or not (work_dir / 'last_checkpoint').is_file():
         raise InputError(f'{work_dir}: {run.problem or "it has no checkpoint"}. Run `make demo` again.')
     cfg = Config.fromfile(next(path for path in work_dir.glob('*.py')))
+    allow_mmengine_checkpoints()
     with contextlib.redirect_stdout(io.StringIO()):  # MMEngine says what it loads
         model = init_detector(cfg, (work_dir / 'last_checkpoint').read_text().strip(), device='cpu')
     files, truths = ground_truth(cfg.val_dataloader.dataset)

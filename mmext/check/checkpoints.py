@@ -16,6 +16,7 @@ from torch import nn
 from mmext.analysis.findings import Finding, first
 from mmext.errors import InputError, some
 from mmext.optim.group_table import fresh_tensors
+from mmext.safe_load import allow_mmengine_checkpoints
 
 _found = partial(Finding, where='config')
 
@@ -127,6 +128,7 @@ def fresh_of(model: nn.Module, load_from: str, entry: Mapping | None) -> tuple[d
         ]
     try:
         if local is not None:
+            allow_mmengine_checkpoints()
             checkpoint = CheckpointLoader.load_checkpoint(str(local), map_location='cpu')
         else:
             checkpoint = shapes_of(entry)

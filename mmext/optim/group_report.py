@@ -20,6 +20,7 @@ from mmext.optim.group_table import GroupRow, fresh_lines, fresh_tensors, group_
 from mmext.optim.group_table import to_table as group_table
 from mmext.optim.schedule import Moment, dry_run, lost_ratios, moments
 from mmext.optim.schedule import to_table as schedule_table
+from mmext.safe_load import allow_mmengine_checkpoints
 
 
 def load_config(config: str, cfg_options: Sequence[str] = ()) -> Config:
@@ -123,6 +124,7 @@ def _fresh(model, load_from: str | None) -> tuple[dict[str, str] | None, list[st
     if not load_from:
         return None, ['No load_from in the config, so fresh and loaded tensors are not told apart.']
     try:
+        allow_mmengine_checkpoints()
         checkpoint = CheckpointLoader.load_checkpoint(load_from, map_location='cpu')
     except Exception as error:  # a URL without a network, a missing or foreign file: the groups stand all the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
