@@ -4,6 +4,7 @@ import ast
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 # what we call a metric, and its key in the log
@@ -15,6 +16,9 @@ AP_METRICS = {
 }
 # why a training ended, in the folder of its logs
 RUN_END = 'run_end.json'
+# its parameter groups, in the same folder, and what mmext.LossGuardHook caught, in the work_dir
+GROUPS = 'param_groups.json'
+_GUARD = 'loss_guard'
 # what the Runner acts on; a dumped config also holds the variables that it was written with
 _SETTINGS = (
     'model',
@@ -39,7 +43,11 @@ _OUTPUTS = ('out_dir', 'work_dir')
 @dataclass(frozen=True)
 class Run:
     """One run: ``config`` dotted key to value; ``train`` and ``val`` the lines of its JSON log; ``problem`` in words, when
-    something of it cannot be read; ``end``: why it ended, in words, None when it has not or was killed."""
+    something of it cannot be read; ``end``: why it ended, in words, None when it has not or was killed.
+
+    ``settings``: the config of ``config_file`` as it stands there, nested; ``groups``: the rows of its parameter groups, and
+    ``faults`` what mmext.LossGuardHook caught since the last start, each empty where there is none.
+    """
 
     path: Path
     config: dict[str, object] = field(default_factory=dict)
@@ -47,6 +55,10 @@ class Run:
     val: tuple[dict, ...] = ()
     problem: str | None = None
     end: str | None = None
+    config_file: Path | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+    groups: tuple[dict, ...] = ()
+    faults: tuple[dict, ...] = ()
 
     @property
     def name(self) -> str:
@@ -85,20 +97,45 @@ def read_run(work_dir: str | Path) -> Run:
             train, val = _resumed(train, trained) + trained, _resumed(val, trained) + validated
             config_file = log.with_name('config.py')
     try:
-        config = flatten(read_config(config_file))
-    except (OSError, SyntaxError, ValueError) as error:
-        config, problem = {}, f'its config cannot be read: {error}'
+        settings = read_config(config_file)
+        config = flatten(settings)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:  # Python's parser of deep nesting
+        settings, config, problem = {}, {}, f'its config cannot be read: {error}'
     if not train:
         problem = problem or 'it has not logged a training step'
-    return Run(work_dir, config, train, val, problem, _read_end(logs[-1].parent.with_name(RUN_END)))
+    end = _read_record(logs[-1].parent.with_name(RUN_END)).get('text')
+    groups = _read_record(config_file.parent.with_name(GROUPS)).get('groups')
+    faults = [_read_record(path) for path in _faults_since(logs[-1].parent.parent.name, work_dir)]
+    return Run(
+        work_dir,
+        config,
+        train,
+        val,
+        problem,
+        end if isinstance(end, str) else None,
+        config_file if settings else None,
+        settings,
+        tuple(row for row in groups if isinstance(row, dict)) if isinstance(groups, list) else (),
+        tuple(fault for fault in faults if isinstance(fault.get('iteration'), int)),
+    )
 
 
-def _read_end(path: Path) -> str | None:
+def _faults_since(start: str, work_dir: Path) -> list[Path]:
+    """Records of the guard since a start, which has the name of its folder: those of earlier ones have been dealt with."""
     try:
-        text = json.loads(path.read_text())['text']
-    except (OSError, ValueError, LookupError, TypeError):  # a run of stock MMDetection has none
-        return None
-    return text if isinstance(text, str) else None
+        since = datetime.strptime(start, '%Y%m%d_%H%M%S').timestamp()
+        return [path for path in sorted(work_dir.glob(f'{_GUARD}/iter_*.json')) if path.stat().st_mtime >= since]
+    except (ValueError, OSError):  # a folder renamed by hand
+        return sorted(work_dir.glob(f'{_GUARD}/iter_*.json'))
+
+
+def _read_record(path: Path) -> dict:
+    """A JSON file of ours; empty when there is none, as in a run of stock MMDetection, or when it is broken."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _resumed(before: tuple[dict, ...], trained: tuple[dict, ...]) -> tuple[dict, ...]:
@@ -116,8 +153,10 @@ def _at_epochs(validated: tuple[dict, ...], epochs: dict[int, int]) -> tuple[dic
     """
     by_epoch = all(line.get('step', 0) <= max(epochs.values(), default=0) for line in validated)
 
+    before = min(epochs.values(), default=1) - 1  # a resumed start may validate before its first step
+
     def epoch(step: float) -> float:
-        return step if by_epoch else max((epochs[i] for i in epochs if i <= step), default=0)
+        return step if by_epoch else max((epochs[i] for i in epochs if i <= step), default=before)
 
     return tuple({**line, 'epoch': epoch(line['step'])} if 'step' in line else line for line in validated)
 
@@ -128,7 +167,7 @@ def _read_lines(log: Path) -> tuple[list[dict], int]:
     for text in log.read_text(errors='replace').splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             unreadable += 1
             continue
         if isinstance(line, dict):
