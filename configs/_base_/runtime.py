@@ -17,7 +17,8 @@ default_hooks = dict(
     group_lr=dict(type='mmext.GroupLRHook'),
     loss_share=dict(type='mmext.LossShareHook'),
     loss_guard=dict(type='mmext.LossGuardHook'),
-    run_end=dict(type='mmext.RunEndHook'))
+    run_end=dict(type='mmext.RunEndHook'),
+    diagnosis=dict(type='mmext.DiagnosisHook'))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

@@ -1,5 +1,6 @@
 from mmext.hooks.checkpoint import SafeCheckpointHook
 from mmext.hooks.class_check import ClassCheckHook
+from mmext.hooks.diagnosis import DiagnosisHook
 from mmext.hooks.group_lr import GroupLRHook
 from mmext.hooks.loss_guard import LossGuardHook
 from mmext.hooks.loss_share import LossShareHook
@@ -11,6 +12,7 @@ from mmext.hooks.staged_training import StagedTrainingHook
 
 __all__ = [
     'ClassCheckHook',
+    'DiagnosisHook',
     'GroupLRHook',
     'LossGuardHook',
     'LossShareHook',
