@@ -29,11 +29,15 @@ class AnchorHead:
     divisor: int
 
 
+_POINTS = ('MlvlPointGenerator', 'mmdet.MlvlPointGenerator')
+
+
 def anchor_head(model: ConfigDict) -> AnchorHead | None:
     """The RPN, or the head of a one-stage model, when it has anchors."""
     for key in ('rpn_head', 'bbox_head'):
         head = model.get(key)
-        if isinstance(head, dict) and head.get('anchor_generator'):
+        # RTMDet calls its points an anchor generator
+        if isinstance(head, dict) and (head.get('anchor_generator') or {}).get('type', 'MlvlPointGenerator') not in _POINTS:
             train_cfg = model.get('train_cfg') or {}
             train_cfg = (train_cfg.get('rpn') if key == 'rpn_head' else train_cfg) or {}
             assigner = train_cfg.get('assigner') or {}

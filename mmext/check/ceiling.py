@@ -145,22 +145,20 @@ def ceiling(part: DataPart, cfg: Config, seed: int = 0, progress: Callable[[int,
         return Ceiling(part.name, own, lines=lines)
     found = read_instances(part, cfg)
     names = class_names(part)
-    sample, usable = _sample(part, found, names, seed)
     rcnn = _rcnn(cfg.model.train_cfg)
     soft = bool(rcnn.get('soft_mask_target', False))
+    drawn = soft | _drawn(part, found)
+    sample, usable = _sample(part, found, names, drawn, seed)
     # under 0 MMDetection keeps the probabilities, for looking at
     threshold = max(_rcnn(cfg.model.get('test_cfg') or {}).get('mask_thr_binary', 0.5), 0)
     grids = sorted({*map(_pair, GRIDS), own})
     images = {image['id']: image for image in part.coco.images}
-    loader = next((one for one in found.transforms if isinstance(one, LoadAnnotations)), None)
-    # mmext.LoadInstanceMasks draws the masks of an image that has an RLE
-    mixed = {a['image_id'] for a in part.coco.annotations if isinstance(a.get('segmentation'), dict)}
+    bitmaps = {a['id'] for a, one in zip(part.coco.annotations, drawn, strict=True) if one}
 
     def ious_of(annotation: dict, grids: Sequence[tuple[int, int]], soft: bool) -> list[float]:
         image = images[annotation['image_id']]
         shape = input_size(found.transforms, image['width'], image['height'])[::-1]
-        drawn = image['id'] in mixed if isinstance(loader, LoadInstanceMasks) else getattr(loader, 'poly2mask', True)
-        return instance_ceilings(annotation, image, shape, grids, soft or drawn, soft, threshold)
+        return instance_ceilings(annotation, image, shape, grids, soft or annotation['id'] in bitmaps, soft, threshold)
 
     total, done, rows, findings = sum(map(len, sample.values())), 0, [], []
     with torch.inference_mode():
@@ -184,10 +182,11 @@ def ceiling(part: DataPart, cfg: Config, seed: int = 0, progress: Callable[[int,
                 )
                 findings += _findings(row, own, by_share, cfg, part.name)
     if total < sum(usable.values()):
+        fewer = '; fewer where masks are drawn at the full size of their image' if drawn.any() else ''
         lines = [
             *lines,
             f'Resolution ceiling: from {total:,} of {sum(usable.values()):,} instances, drawn with seed {seed}, at most '
-            f'{_PER_CLASS:,} a class.',
+            f'{_PER_CLASS:,} a class{fewer}.',
         ]
     return Ceiling(part.name, own, rows, lines, findings)
 
@@ -276,17 +275,27 @@ def _rcnn(settings: Mapping) -> Mapping:
     return rcnn[-1] if isinstance(rcnn, (list, tuple)) else rcnn
 
 
+def _drawn(part: DataPart, found: Instances) -> np.ndarray:
+    """(N,) whether the pipeline draws the mask of an annotation at the full size of its image."""
+    loader = next((one for one in found.transforms if isinstance(one, LoadAnnotations)), None)
+    if not isinstance(loader, LoadInstanceMasks):
+        return np.full(len(found.fates), getattr(loader, 'poly2mask', True))
+    # it draws the masks of an image that has an RLE
+    mixed = {a['image_id'] for a in part.coco.annotations if isinstance(a.get('segmentation'), dict)}
+    return np.array([a['image_id'] in mixed for a in part.coco.annotations], bool)
+
+
 def _sample(
-    part: DataPart, found: Instances, names: Sequence[str], seed: int
+    part: DataPart, found: Instances, names: Sequence[str], drawn: np.ndarray, seed: int
 ) -> tuple[dict[str, list[dict]], dict[str, int]]:
     """Seeded sample of the instances that reach the training loop, a list a class in the order of the file, and how many
     there are."""
     of_class = {name: np.flatnonzero(found.reaching & (found.names == name)) for name in names}
     present = max(sum(len(places) > 0 for places in of_class.values()), 1)
     most = min(_PER_CLASS, max(_ALTOGETHER // present, _LEAST))
-    rle = np.array([isinstance(a.get('segmentation'), dict) for a in part.coco.annotations], bool)
-    # an RLE is drawn at the size of its image
-    pixels = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1) + rle * found.image_sizes.prod(1) / 4
+    # what is drawn is drawn at the size of its image, and then resized as the image is
+    whole = found.image_sizes.prod(1) * np.maximum(found.network_scale().prod(1), 1)
+    pixels = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1) + drawn * whole / 4
     sample = {}
     for number, (name, places) in enumerate(of_class.items()):
         order = np.random.default_rng([seed, number]).permutation(places)[:most]

@@ -1,12 +1,13 @@
 """What ``mmext check`` answers: all findings of a config and its data, worst first, and the tables behind them."""
 
 import contextlib
+import copy
 import json
 import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -210,9 +211,21 @@ def build_model(cfg: Config) -> nn.Module:
         InputError: it cannot be built.
     """
     try:
-        return MODELS.build(cfg.model)
+        # a copy, as MMDetection writes into it what it builds
+        return MODELS.build(_on_one_process(copy.deepcopy(cfg.model)))
     except Exception as error:  # whatever a setting of the person's config makes the model's code raise
         raise InputError(f'the model cannot be built: {type(error).__name__}: {error}') from error
+
+
+def _on_one_process(model: Mapping) -> Mapping:
+    """The model with batch norms that need no process group: names, shapes and rates are the same."""
+    for key, value in model.items():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, Mapping):
+                _on_one_process(one)
+        if key == 'type' and value in ('SyncBN', 'MMSyncBN', 'NaiveSyncBN'):
+            model[key] = 'BN'
+    return model
 
 
 class _Check:

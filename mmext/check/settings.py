@@ -19,6 +19,7 @@ from mmext.errors import InputError, some
 
 _found = partial(Finding, where='config')
 
+_CLASS_KEYS = ('num_classes', 'num_things_classes')  # Mask2Former has the second
 # semantic heads count the classes of a stuff map, not of the instances; the RPN's one is an object or none
 _OTHER_CLASSES = ('FusedSemanticHead', 'VGG')
 
@@ -29,7 +30,7 @@ def class_counts(model: object, path: str = 'model') -> dict[str, int]:
         kind = model.get('type')
         if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] in _OTHER_CLASSES:
             return {}
-        found = {f'{path}.num_classes': model['num_classes']} if isinstance(model.get('num_classes'), int) else {}
+        found = {f'{path}.{key}': model[key] for key in _CLASS_KEYS if isinstance(model.get(key), int)}
         for key, value in model.items():
             if key != 'rpn_head':
                 found |= class_counts(value, f'{path}.{key}')
@@ -52,8 +53,8 @@ def class_findings(cfg: Config, parts: Sequence[DataPart]) -> list[Finding]:
             _found(
                 code='num-classes-mismatch',
                 severity='severe',
-                text=f'{len(wrong)} heads have another number of classes than the training data, which has {len(train)}: '
-                f'{some(train)}.',
+                text=f'The training data has the classes {some(train)}, {len(train)} in all; settings of the model with '
+                f'another number: {len(wrong)}.',
                 count=len(wrong),
                 examples=first(f'{path} is {count}' for path, count in wrong.items()),
                 remedy='\n'.join(f'{path}={len(train)}' for path in wrong),

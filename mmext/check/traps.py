@@ -160,7 +160,7 @@ def _evaluator(cfg: Config, parts: Sequence[_Counted]) -> list[Finding]:
         if str(evaluator.get('type')).rpartition('.')[2] != 'CocoMetric':
             continue
         key = 'val_evaluator' if isinstance(cfg.val_evaluator, dict) else f'val_evaluator.{place}'
-        numbers = tuple(evaluator.get('proposal_nums') or _PROPOSAL_NUMS)
+        numbers = tuple(sorted(evaluator.get('proposal_nums') or _PROPOSAL_NUMS))  # as COCOeval sorts them
         if _MAP_DETECTIONS not in numbers:
             text = f'{key}.proposal_nums={numbers} lacks {_MAP_DETECTIONS}, at which COCOeval computes mAP: it will be -1.'
             remedy = f'{key}.proposal_nums="{_PROPOSAL_NUMS}"'.replace(' ', '')

@@ -171,6 +171,17 @@ def test_peak_of_the_schedule_and_of_the_stages_counts():
     assert 'would begin after 40 epochs' in findings[0].text
 
 
+def test_adam_of_a_family_without_rois_has_no_bound():
+    adam = {'optimizer': {'type': 'AdamW'}}
+    assert codes(found(config(lr=4e-3, model={'roi_head': {}}, **adam))) == ['rate-unsafe']
+    assert codes(found(config(lr=4e-3, model={'bbox_head': {}}, **adam))) == []
+
+
+def test_a_warm_up_that_is_never_over_hides_no_rate():
+    (finding,) = found(config(lr=0.02, scheduler=[WARM | {'end': 6000}]))
+    assert '8 times' in finding.text
+
+
 def test_rate_for_another_batch_is_information():
     cfg = config(lr=0.02, auto_scale_lr={'base_batch_size': 16, 'enable': False})
     (finding,) = batch_findings(cfg, 2)

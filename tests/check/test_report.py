@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from mmengine.config import Config
 
 import mmext
 from mmext.analysis.findings import SEVERITIES, Finding
 from mmext.check import report as module
+from mmext.check.checkpoints import mmdet_folder
 from mmext.check.report import CheckReport, check, not_said
 from mmext.cli import cli
 from mmext.data.own_data import write_config
@@ -152,6 +154,35 @@ def test_images_and_sheets(demo_config, tmp_path):
     assert report.sheets
     assert all(path.is_file() and path.is_relative_to(tmp_path / 'sheets') for path in report.sheets)
     assert report.images == {'train': 8, 'val': 4}
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco',  # points called anchors, two pipelines, evaluators' limits out of order
+        'mask2former/mask2former_r50_8xb2-lsj-50e_coco',  # num_things_classes, iterations instead of epochs
+        'yolact/yolact_r50_1xb8-55e_coco',
+        # batch norm over processes, a data set in a data set
+        'simple_copy_paste/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_32xb2-ssj-scp-90k_coco',
+    ],
+)
+def test_stock_configs_of_every_form_are_checked_whole(config, demo_data, tmp_path):
+    cfg = Config.fromfile(mmdet_folder() / 'configs' / f'{config}.py')
+    for name in ('train', 'val'):
+        dataset = cfg[f'{name}_dataloader'].dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        dataset.update(data_root=f'{demo_data}/{name}/', ann_file='annotations.json', data_prefix=dict(img=''))
+        dataset.metainfo = dict(classes=('Fiber', 'Fragment', 'Film'))
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    for evaluator in evaluators:
+        evaluator.ann_file = f'{demo_data}/val/annotations.json'
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.dump(tmp_path / 'stock.py')
+    report = check(str(tmp_path / 'stock.py'))
+    assert report.crashes == []
+    assert 'num-classes-mismatch' in codes(report, 'severe')
+    assert {'check-impossible', 'evaluator-limit-below-objects'} & set(codes(report)) == set()
 
 
 def test_what_the_file_check_has_named_the_ledger_does_not_say_again():

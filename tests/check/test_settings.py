@@ -43,6 +43,9 @@ def test_every_head_that_counts_classes_is_found_and_no_other():
         wanted = Config({'model': cfg.model})
         wanted.merge_from_dict({'model': with_num_classes(cfg.model, 5)}, allow_list_keys=False)
         assert changed.model.to_dict() == wanted.model.to_dict()  # as `mmext init` sets them
+    assert class_counts({'head': {'num_things_classes': 80, 'num_stuff_classes': 0}}) == {
+        'model.head.num_things_classes': 80
+    }
     semantic = {'type': 'FusedSemanticHead', 'num_classes': 183}
     assert class_counts({'semantic_head': semantic, 'rpn_head': {'num_classes': 1}}) == {}
 
@@ -51,7 +54,7 @@ def test_heads_with_another_number_of_classes_are_named_with_their_line():
     heads = [{'type': 'BBoxHead', 'num_classes': 80}, {'type': 'BBoxHead', 'num_classes': 3}]
     (finding,) = class_findings(data(model={'roi_head': {'bbox_head': heads}}), data_parts(data()))
     assert (finding.code, finding.severity) == ('num-classes-mismatch', 'severe')
-    assert 'has 3: Fiber, Fragment, Film' in finding.text
+    assert 'the classes Fiber, Fragment, Film, 3 in all' in finding.text
     assert finding.examples == ('model.roi_head.bbox_head.0.num_classes is 80',)
     assert finding.remedy == 'model.roi_head.bbox_head.0.num_classes=3'
 
@@ -59,7 +62,7 @@ def test_heads_with_another_number_of_classes_are_named_with_their_line():
 def test_a_data_set_without_classes_has_those_of_its_type():
     cfg = data(train=None, val=None, model={'mask_head': {'num_classes': 3}})
     (finding,) = class_findings(cfg, data_parts(cfg))
-    assert 'which has 80: person, bicycle' in finding.text
+    assert 'and 75 more, 80 in all' in finding.text
 
 
 def test_classes_of_train_and_val():
