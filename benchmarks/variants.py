@@ -73,10 +73,8 @@ NOISE = {
 METRICS = {
     'box AP': 'coco/bbox_mAP',
     'mask AP': 'coco/segm_mAP',
-    'mask AP50': 'coco/segm_mAP_50',
     'matched IoU': 'mask/iou',
     'boundary IoU': 'mask/boundary_iou',
-    'coverage': 'mask/coverage',
 }
 
 
@@ -180,7 +178,7 @@ def difference(results: dict[str, dict[int, dict]], name: str, against: str, key
 def to_table(title: str, results: dict, rows: dict[str, str | None], ratios: dict[str, list[float]] | None = None) -> Table:
     """A row a variant: metrics with their spread over seeds, and the difference in mask AP and IoU to that in ``rows``."""
     table = Table(title=title, title_justify='left')
-    for heading in ('variant', *METRICS, 'mask AP against', 'matched IoU against', *(['time of a step'] if ratios else [])):
+    for heading in ('variant', *METRICS, 'difference in mask AP', 'in matched IoU', *(['time of a step'] if ratios else [])):
         table.add_column(heading)
     for name, against in rows.items():
         cells = [spread([run[key] for run in results[name].values()]) for key in METRICS.values()]
