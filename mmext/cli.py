@@ -33,6 +33,7 @@ def cli() -> None:
     mmext check my.py                                      what in config and annotations would spoil a training
     mmext groups my.py --schedule                          which part learns at which rate
     mim train mmdet my.py --work-dir work_dirs/my          the training itself is MMDetection's
+    mmext diagnose work_dirs/my                            why its masks are bad, and the config line that mends it
     mmext compare work_dirs/my work_dirs/other             which run is better, and what differs
 
     Exit codes: 0 fine, 1 a problem was found, 2 the input cannot be used, 70 a crash of mmext.
@@ -166,6 +167,80 @@ def check(ctx, config: str, images: bool, show: Path | None, cfg_options: tuple,
     for crash in answer.crashes:
         click.echo(f'\nmmext crashed in a check. That is a defect of mmext: please report it. {crash}', err=True)
     ctx.exit(70 if answer.crashes else 1 if answer.problem else 0)
+
+
+@cli.command()
+@click.argument('work_dir', type=click.Path(path_type=Path))
+@click.option('--deep', is_flag=True, help='Experiment on the checkpoint too, with a sample of the images: about a minute.')
+@click.option('--watch', is_flag=True, help='Follow a running training: say it again whenever the verdict changes.')
+@click.option(
+    '--write-config',
+    'config_file',
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar='FILE',
+    help='Write a config that trains the run again with the remedies.',
+)
+@_JSON
+@click.pass_context
+def diagnose(ctx, work_dir: Path, deep: bool, watch: bool, config_file: Path | None, json_file: Path | None) -> None:
+    """Say what holds the masks back in the run of WORK_DIR, by its records, and the config line that mends it.
+
+    Works on MMDetection's own runs too, with what they log. "Nothing is wrong" and "not enough evidence" are answers. What
+    each finding means, and where its limit comes from: docs/diagnosis.md. Exit code 1: a severe finding or a warning.
+
+    With --deep the best checkpoint predicts up to 50 training and 50 validation images, once as it is and then with one
+    thing made right (boxes, threshold, ...): causes are ranked by the mask IoU that mending them wins.
+
+    \b
+    Examples:
+      mmext diagnose work_dirs/my
+      mmext diagnose work_dirs/my --deep
+      mmext diagnose work_dirs/my --write-config my_mended.py
+      mmext diagnose work_dirs/my --watch
+    """
+    import contextlib
+
+    from mmext.analysis import diagnose as diagnosing
+    from mmext.analysis.child_config import write_child_config
+    from mmext.analysis.report import to_lines
+    from mmext.analysis.runs import read_run
+    from mmext.analysis.watch import verdicts
+    from mmext.console import console
+
+    if deep and watch:
+        raise click.UsageError('--deep and --watch exclude each other: experiments are made on one checkpoint.')
+    out, answer = console(), None
+    with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
+        for answer in verdicts(work_dir) if watch else [_deep(work_dir) if deep else diagnosing.diagnose(work_dir)]:
+            for line in to_lines(answer, out.width):
+                out.print(line, soft_wrap=True)
+            out.print()
+    if answer is None:
+        raise diagnosing.no_run(work_dir, 'it has not logged anything yet')
+    if json_file:
+        answer.write(json_file)
+    if config_file:
+        run = read_run(work_dir)
+        if write_child_config(config_file, run.config_file, run.settings, answer.findings):
+            click.echo(f'Wrote {config_file}. Train it: mim train mmdet {config_file}')
+        else:
+            click.echo(f'No remedy is a config line, so {config_file} is not written.')
+    ctx.exit(1 if answer.problem else 0)
+
+
+def _deep(work_dir: Path):
+    """The diagnosis of a run with the experiments on its checkpoint."""
+    from mmext.analysis import diagnose as diagnosing
+    from mmext.analysis.runs import read_run
+    from mmext.console import progress_bars
+    from mmext.probe.run import probe
+
+    run = read_run(work_dir)
+    if not run.train:
+        raise diagnosing.no_run(run.path, run.problem)
+    with progress_bars() as progress:
+        made = probe(run, progress)
+    return diagnosing.diagnose_run(run, made.experiments, made.remarks)
 
 
 @cli.command()

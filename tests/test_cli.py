@@ -120,3 +120,25 @@ def test_help_shows_examples(run_command):
     assert 'mmext init --train' in run_command('mmext', '--help').stdout
     for command in ('demo-data', 'init', 'groups', 'compare'):
         assert 'Example' in run_command('mmext', command, '--help').stdout
+
+
+@pytest.mark.parametrize(('mask_ap', 'status', 'words'), [(0.55, 0, 'not enough evidence'), (0.2, 1, 'box-mask-gap')])
+def test_diagnose_says_by_its_exit_code_whether_something_was_found(run_command, tmp_path, mask_ap, status, words):
+    log = tmp_path / 'run/20260101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    lines = [{'loss': 1.0, 'loss_mask': 0.3, 'epoch': 2, 'step': i} for i in range(1, 6)]
+    lines.append({'coco/bbox_mAP': 0.6, 'coco/segm_mAP': mask_ap, 'step': 5})
+    log.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    (log.parent / 'config.py').write_text('train_cfg = dict(max_epochs=9)\n')
+    done = run_command('mmext', 'diagnose', 'run', '--json', 'answer.json', '--write-config', 'mended.py', status=status)
+    assert words in done.stdout
+    assert json.loads((tmp_path / 'answer.json').read_text())['status'] == ('problem' if status else 'not-enough-evidence')
+    assert (tmp_path / 'mended.py').exists() == bool(status)
+    assert ('No remedy is a config line' in done.stdout) == (not status)
+
+
+def test_diagnose_without_a_run_is_exit_code_2(run_command, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    for folder, words in (('no', 'there is no such folder'), ('empty', 'no run in it')):
+        assert words in run_command('mmext', 'diagnose', folder, status=2).stdout
+    assert 'there is no such folder' in run_command('mmext', 'diagnose', 'no', '--watch', status=2).stdout

@@ -36,12 +36,49 @@ class Cause(Finding):
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """What an experiment on the checkpoint measured (mmext.probe).
+
+    ``before`` and ``after``: mean mask IoU of ``objects`` objects as they are and with one thing made right; ``error`` the
+    standard error of the difference; ``text`` the answer in words, also when nothing was found; ``findings`` what it found.
+    """
+
+    name: str
+    before: float
+    after: float
+    error: float
+    objects: int
+    text: str
+    findings: Sequence[Cause] = ()
+
+    def to_record(self) -> dict:
+        """For JSON, without the findings, which stand among those of the diagnosis."""
+        names = ('name', 'before', 'after', 'error', 'objects', 'text')
+        return {name: getattr(self, name) for name in names} | {'gain': self.after - self.before}
+
+
+# what the records show, and the findings of experiments that bring it about
+_MEASURED = {
+    'masks-small': ('mask-threshold', 'annotated-differently', 'mask-grid-coarse'),
+    'masks-large': ('mask-threshold', 'annotated-differently'),
+    'mask-iou-gap': ('mask-threshold', 'annotated-differently', 'masks-moved', 'mask-grid-coarse'),
+    'box-mask-gap': ('mask-threshold', 'annotated-differently', 'masks-moved'),
+    'val-mask-loss-high': ('annotated-differently', 'masks-learnt-by-heart'),
+    'train-mask-loss-high': ('annotated-differently', 'training-masks-worse'),
+    'ap-near-zero': ('classes-mixed-up',),
+    'masks-learnt-by-heart': ('annotated-differently',),
+    'training-masks-worse': ('annotated-differently',),
+    'training-masks-not-learnt': ('training-masks-worse',),
+}
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The answer of ``mmext diagnose``.
 
     ``status`` is healthy, problem or not-enough-evidence, ``verdict`` says it in a sentence; ``findings`` are ranked;
     ``not_judged``: code of each rule that had too little to go by, and what it lacks; ``remarks``: why it ended, what could
-    not be read; ``facts``: how far the run is and where it stands.
+    not be read; ``facts``: how far the run is and where it stands; ``experiments``: what was measured on its checkpoint.
     """
 
     work_dir: Path
@@ -51,6 +88,7 @@ class Diagnosis:
     not_judged: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    experiments: Sequence[Experiment] = ()
 
     @property
     def problem(self) -> bool:
@@ -67,6 +105,7 @@ class Diagnosis:
             'not_judged': dict(self.not_judged),
             'remarks': list(self.remarks),
             'facts': dict(self.facts),
+            'experiments': [experiment.to_record() for experiment in self.experiments],
         }
 
     def to_json(self) -> str:
@@ -104,8 +143,14 @@ def no_run(work_dir: Path, problem: str | None) -> InputError:
     return InputError(f'{work_dir}: {problem}. WORK_DIR is the folder given to `mim train` with --work-dir.')
 
 
-def diagnose_run(run: Run) -> Diagnosis:
-    """Hold a run against every rule."""
+def diagnose_run(run: Run, experiments: Sequence[Experiment] = (), remarks: Sequence[str] = ()) -> Diagnosis:
+    """Hold a run against every rule, and join what experiments on it found.
+
+    Args:
+        run: as read from its work_dir.
+        experiments: of mmext.probe.
+        remarks: what they were made on.
+    """
     facts = Facts(run)
     found, not_judged = [], {}
     for rule in RULES:
@@ -114,12 +159,15 @@ def diagnose_run(run: Run) -> Diagnosis:
             not_judged[rule.code] = answer.why
         elif answer is not None:
             found.append(to_cause(rule, answer))
-    findings = rank(found)
+    measured = [finding for experiment in experiments for finding in experiment.findings]
+    findings = rank([*found, *(replace(finding, text=sentence(finding.text)) for finding in measured)])
     status, verdict = _verdict(facts, findings, not_judged)
-    remarks = [run.end] if run.end else []
+    remarks = [*remarks, *([run.end] if run.end else [])]
     if run.problem:
         remarks.append(sentence(f'{run.problem}.'))
-    return Diagnosis(run.path, status, verdict, tuple(findings), not_judged, tuple(remarks), _summary(facts))
+    return Diagnosis(
+        run.path, status, verdict, tuple(findings), not_judged, tuple(remarks), _summary(facts), tuple(experiments)
+    )
 
 
 def to_cause(rule: Rule, hit: Hit) -> Cause:
@@ -152,6 +200,8 @@ def rank(findings: Iterable[Cause]) -> list[Cause]:
     findings = list(findings)
     codes = {finding.code for finding in findings if finding.severity != 'information'}
     explained_by = {rule.code: rule.explained_by for rule in RULES}
+    for code, causes in _MEASURED.items():
+        explained_by[code] = (*explained_by.get(code, ()), *causes)
     placed = [
         replace(one, follows_from=next((code for code in explained_by.get(one.code, ()) if code in codes), None))
         for one in findings

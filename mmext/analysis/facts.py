@@ -146,7 +146,7 @@ class Facts:
     @cached_property
     def ended(self) -> bool:
         """Whether the training is over: by its own record, or because its planned length is done."""
-        if self.run.end is not None:
+        if self.run.end is not None or self.stopped is not None:
             return True
         if self.planned is None:
             return False
@@ -158,9 +158,19 @@ class Facts:
         return validated or bool(self.epoch_length and self.iterations + self.spacing > self.planned * self.epoch_length)
 
     @cached_property
+    def stopped(self) -> dict | None:
+        """The fault with which the loss guard ended the training: it keeps the state before that step."""
+        return next((fault for fault in self.run.faults if fault.get('state_before')), None)
+
+    @cached_property
     def full_length(self) -> bool:
-        """Whether it ended by its planned length, and not by early stopping."""
-        return self.ended and self.planned is not None and self.done >= self.planned - (0 if self.by_epoch else self.spacing)
+        """Whether it ended by its planned length, and not by early stopping or the guard."""
+        return (
+            self.ended
+            and self.stopped is None
+            and self.planned is not None
+            and self.done >= self.planned - (0 if self.by_epoch else self.spacing)
+        )
 
     @cached_property
     def spacing(self) -> float:

@@ -1,11 +1,11 @@
 """The answer of a diagnosis as lines for people. No torch."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from mmext.analysis.diagnose import HEALTHY, NOT_ENOUGH, Cause, Diagnosis
+from mmext.analysis.diagnose import HEALTHY, NOT_ENOUGH, Cause, Diagnosis, Experiment
 
 _STYLES = {'severe': 'bold red', 'warning': 'bold yellow', 'information': 'bold cyan'}
 _VERDICT_STYLES = {HEALTHY: 'bold green', NOT_ENOUGH: 'bold cyan'}
@@ -25,6 +25,7 @@ def to_lines(diagnosis: Diagnosis, width: int) -> list[Text]:
     lines += _wrapped(_facts_line(diagnosis.facts), width, style='dim')
     for finding in diagnosis.findings:
         lines += [Text(), *_finding_lines(finding, width)]
+    lines += _experiment_lines(diagnosis.experiments, width)
     if diagnosis.not_judged:
         lines += [Text(), Text('Not judged', style='dim')]
         by_reason: dict[str, list[str]] = {}
@@ -64,6 +65,26 @@ def _finding_lines(finding: Cause, width: int) -> list[Text]:
         lines += _wrapped(f'Remedy: {advice}', width, '  ', '          ')
         lines += [Text(f'          {line}') for line in settings]
     return lines + _wrapped(f'Limit:  {finding.source}', width, '  ', '          ', 'dim')
+
+
+def _experiment_lines(experiments: Sequence[Experiment], width: int) -> list[Text]:
+    """A table of mask IoUs, the answers in words below."""
+    if not experiments:
+        return []
+    wide = max(len(one.name) for one in experiments)
+    head = f'{"experiment":{max(wide, 10)}}  mask IoU   after    gain  std. error  objects'
+    lines = [Text(), Text(head, style='bold')]
+    for one in experiments:
+        gain = one.after - one.before
+        lines.append(
+            Text(
+                f'{one.name:{max(wide, 10)}}  {one.before:8.3f}  {one.after:6.3f}  {gain:+6.3f}  {one.error:10.3f}'
+                f'  {one.objects:7d}'
+            )
+        )
+    for one in experiments:
+        lines += _wrapped(f'{one.name}: {one.text}', width, '', '  ', 'dim')
+    return lines
 
 
 def _facts_line(facts: Mapping[str, object]) -> str:

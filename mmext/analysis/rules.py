@@ -309,7 +309,7 @@ RULES = (
         advice='',
         confidence=0.6,
         limits={'ratio': Limit(0.7, f'{_S0}: small masks are the symptom; healthy runs on made data had 0.75 or more')},
-        explained_by=(*_NOT_LEARNT, 'mask-loss-slow'),
+        explained_by=(*_NOT_LEARNT, 'train-mask-loss-high', 'mask-loss-slow'),
     ),
     Rule(
         'masks-large',
@@ -323,7 +323,7 @@ RULES = (
             'ratio': Limit(1.4, f'{_OURS}: the inverse of the limit for small ones'),
             'coverage': Limit(0.85, f'{_OURS}: a mean of area ratios is high by few bad masks too; large masks cover most'),
         },
-        explained_by=(*_NOT_LEARNT, 'mask-loss-slow'),
+        explained_by=(*_NOT_LEARNT, 'train-mask-loss-high', 'mask-loss-slow'),
     ),
     Rule(
         'mask-iou-gap',
@@ -339,6 +339,7 @@ RULES = (
         },
         explained_by=(
             *_NOT_LEARNT,
+            'train-mask-loss-high',
             'box-mask-gap',
             'masks-small',
             'masks-large',
@@ -357,6 +358,7 @@ RULES = (
             'ap': Limit(0.02, f'{_OURS}: nothing is found'),
             'fall': Limit(0.5, f'{_OURS}: something was learnt'),
             'iterations': Limit(100, 'as for few-iterations'),
+            'validations': Limit(3, f'{_OURS}: of a run that has not ended'),
         },
         explained_by=_BROKEN,
     ),

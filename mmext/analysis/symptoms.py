@@ -41,10 +41,9 @@ def loss_exploding(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     if broken:
         names = list(dict.fromkeys(name for _, name in broken if name != 'loss')) or ['loss']
         parts.append(f'{", ".join(names[:3])} is no number from iteration {broken[0][0]:.0f} on')
-    stopped = [fault for fault in facts.run.faults if fault['iteration'] > facts.iterations]
-    if stopped and not facts.ended:
-        reason = stopped[-1].get('reason')
-        parts.append(f'the loss guard stopped it at iteration {stopped[-1]["iteration"]}: {str(reason).rstrip(".")}')
+    if facts.stopped is not None:
+        reason = str(facts.stopped.get('reason')).rstrip('.')
+        parts.append(f'the loss guard stopped it at iteration {facts.stopped["iteration"]}: {reason}')
     if not parts:
         return None if facts.run.train else NotJudged('no log line')
     return Hit({'what': '; '.join(parts)}, remedies.calmer(facts))
@@ -57,7 +56,7 @@ def loss_spikes(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
         return NotJudged(f'log lines: {len(totals)}, needed: {TREND_POINTS}')
     found = spikes(totals, limit['factor'], limit['deviations'])
     found = [i for i in found if i > len(totals) * limit['skip']]  # at its start a loss falls steeply
-    skipped = [fault for fault in facts.run.faults if fault['iteration'] <= facts.iterations]
+    skipped = [fault for fault in facts.run.faults if not fault.get('state_before')]
     if len(found) + len(skipped) < limit['count']:
         return None
     words = [f'{len(found)} log lines, the first at iteration {facts.steps[found[0]]:.0f}'] if found else []
@@ -239,6 +238,8 @@ def box_mask_gap(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     """Boxes good, masks bad."""
     if facts.box_ap is None or facts.mask_ap is None:
         return NotJudged('no validation with box and mask AP')
+    if facts.by_epoch and facts.done < 2 and not facts.ended:
+        return NotJudged('the first epoch is not over')
     if not _box_mask_gap(facts, limit):
         return None
     level = facts.late(facts.raw.get('mask', np.array([])))
@@ -287,7 +288,8 @@ def ap_near_zero(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     early, late = facts.early(total), facts.late(total)
     if not len(values) or early is None or late is None:
         return NotJudged('no validation with box AP50, or too few log lines')
-    if facts.iterations < limit['iterations'] or early <= 0:
+    young = not facts.ended and len(values) < limit['validations']  # the first validations of a run may find nothing
+    if facts.iterations < limit['iterations'] or early <= 0 or young:
         return NotJudged('the run is still short')
     fell = late < (1 - limit['fall']) * early
     return Hit({'ap': values.max(), 'fall': 1 - late / early}) if values[-1] < limit['ap'] and fell else None

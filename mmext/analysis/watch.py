@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmext.analysis.diagnose import Diagnosis, diagnose_run, no_run
+from mmext.analysis.facts import Facts
 from mmext.analysis.runs import read_run
 
 # seconds from one look to the next; a log line is written every few
@@ -32,10 +33,11 @@ def verdicts(work_dir: str | Path) -> Iterator[Diagnosis]:
             if run.train or run.faults:
                 diagnosis = diagnose_run(run)
                 now = (diagnosis.status, [(one.code, one.severity, one.follows_from) for one in diagnosis.findings])
-                if now != said or run.end:
+                over = run.end is not None or Facts(run).stopped is not None
+                if now != said or over:
                     said = now
                     yield diagnosis
-                if run.end:
+                if over:
                     return
         if diagnosis is not None and diagnosis.facts['ended'] and quiet > _QUIET:
             return

@@ -375,11 +375,13 @@ def test_what_the_guard_caught_before_this_start_is_over(tmp_path):
     folder = make_run(tmp_path, healthy_train())
     fault = folder / 'loss_guard' / 'iter_900.json'
     fault.parent.mkdir()
-    fault.write_text(json.dumps({'iteration': 900, 'reason': 'loss_mask is nan.'}))
+    fault.write_text(json.dumps({'iteration': 900, 'reason': 'loss_mask is nan.', 'state_before': 'x.pth'}))
     answer = diagnose(folder)
     assert 'the loss guard stopped it at iteration 900: loss_mask is nan' in answer.findings[0].text.lower()
     os.utime(fault, (0, 0))
     assert codes(diagnose(folder)) == []
+    fault.write_text(json.dumps({'iteration': 90, 'reason': 'loss_mask is nan.', 'state_before': None}))  # dropped, went on
+    assert codes(diagnose(folder)) == ['loss-spikes']
 
 
 def test_a_frozen_head_explains_what_else_is_seen(tmp_path):
@@ -502,7 +504,9 @@ def test_any_log_gives_an_answer_or_an_input_error(tmp_path_factory, lines, valu
         config.write(f'{name} = {value!r}\n')
     for file in ('param_groups.json', 'run_end.json', '../loss_guard/iter_1.json'):
         (logs / file).parent.mkdir(exist_ok=True)
-        (logs / file).write_text(json.dumps({'groups': value, 'text': value, 'iteration': 1, 'reason': value}))
+        (logs / file).write_text(
+            json.dumps({'groups': value, 'text': value, 'iteration': 1, 'reason': value, 'state_before': value})
+        )
     try:
         answer = diagnose(folder)
     except InputError:
