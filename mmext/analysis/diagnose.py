@@ -68,7 +68,7 @@ _MEASURED = {
     'ap-near-zero': ('classes-mixed-up',),
     'masks-learnt-by-heart': ('annotated-differently',),
     'training-masks-worse': ('annotated-differently',),
-    'training-masks-not-learnt': ('training-masks-worse',),
+    'training-masks-not-learnt': ('mask-threshold', 'training-masks-worse'),
 }
 
 

@@ -1,0 +1,79 @@
+"""All experiments on the checkpoint of a run, for ``mmext diagnose WORK_DIR --deep``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmext.analysis.diagnose import Experiment
+from mmext.analysis.facts import Facts
+from mmext.analysis.runs import Run
+from mmext.loops.loss_val_loop import kept_random_state
+from mmext.probe import annotation, boxes, channel, fit, grid, threshold
+from mmext.probe.objects import Part, measure
+from mmext.probe.subject import Subject, load_subject, why_not
+
+SEED = 0  # of the samples: asked twice, a run gets the same answer
+
+
+@dataclass(frozen=True)
+class Probe:
+    """``experiments`` in the order of the answer, empty where none applies; ``remarks`` on what, or why not."""
+
+    experiments: tuple[Experiment, ...]
+    remarks: tuple[str, ...]
+
+
+def probe(run: Run, progress: Callable[[str, int, int], None] | None = None, device: str | None = None) -> Probe:
+    """Make the experiments on a run.
+
+    Args:
+        run: as read from its work_dir.
+        progress: called with (what, done, all).
+        device: of torch; by default a GPU where there is one.
+
+    Raises:
+        InputError: config, checkpoint or data cannot be used.
+    """
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    with kept_random_state():
+        subject = load_subject(run, device, SEED)
+        reason = why_not(subject.model)
+        if reason:
+            return Probe((), (f'The experiments do not apply: {reason}.',))
+        parts = {}
+        for name, sample in subject.samples.items():
+            counting = None
+            if progress:
+                counting = lambda done, total, name=name: progress(f'experiments on {name}', done, total)  # noqa: E731
+            parts[name] = measure(subject, sample, counting)
+    remark = f'Experiments on {subject.checkpoint.name} and {_sampled(parts["val"])}, {_sampled(parts["train"])}.'
+    if not parts['train'].matched or not parts['val'].matched:
+        empty = ' and '.join(name for name, part in parts.items() if not part.matched)
+        return Probe((), (remark, f'No detection on {empty} matches an object of its class: the experiments say nothing.'))
+    return Probe(tuple(judge(subject, parts['train'], parts['val'], loss_fall(run))), (remark,))
+
+
+def judge(subject: Subject, train: Part, val: Part, fall: float | None) -> list[Experiment]:
+    """The experiments that apply, from what was measured on both samples."""
+    answers = [
+        boxes.judge(val),
+        threshold.judge(val, subject.threshold),
+        grid.judge(val, subject.cfg),
+        fit.judge(train, val, fall),
+        channel.judge(val),
+        annotation.judge(train, val),
+    ]
+    return [answer for answer in answers if answer is not None]
+
+
+def loss_fall(run: Run) -> float | None:
+    """By which share the mask loss fell over the last third of the log; None when it cannot be told."""
+    facts = Facts(run)
+    change = facts.change(facts.families.get('mask', np.array([])), 1 / 3)
+    return None if change is None else 1 - change.value
+
+
+def _sampled(part: Part) -> str:
+    return f'{part.images} of {part.total} {part.name} images ({len(part.matched)} of {len(part.objects)} objects matched)'

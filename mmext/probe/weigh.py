@@ -1,0 +1,65 @@
+"""What an experiment won, with its standard error, and the limits from which a gain is a finding."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmext.analysis.rules import Limit
+
+# gains in mean mask IoU; COCO's AP counts IoUs in steps of 0.05
+LIMITS = {
+    'worth': Limit(0.02, 'our choice: less is not seen in an AP of a few hundred objects'),
+    'much': Limit(0.10, 'two steps of the IoUs that COCO averages AP over; healthy runs on made data had up to 0.08'),
+    'apart': Limit(0.05, 'one step of the IoUs that COCO averages AP over; healthy runs on made data had up to 0.01'),
+    'learnt': Limit(0.5, 'our choice: half of what the mask grid allows; healthy runs on made data had 0.69 or more'),
+    'confused': Limit(0.5, 'our choice: most objects; healthy runs on made data had 0.01 to 0.05'),
+    'errors': Limit(2.0, 'standard errors: 95 %'),
+    'objects': Limit(20, 'our choice: a mean of fewer says nothing'),
+}
+
+
+def limit(name: str) -> float:
+    return LIMITS[name].value
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean before and after over N objects, the difference ``value`` and its standard error."""
+
+    before: float
+    after: float
+    error: float
+    objects: int
+
+    @property
+    def value(self) -> float:
+        return self.after - self.before
+
+    def surely(self, least: float) -> bool:
+        """Whether it is at least so much, and above 0 beyond chance, with enough objects."""
+        enough = self.objects >= limit('objects')
+        return enough and self.value >= least and self.value > limit('errors') * self.error
+
+    def words(self) -> str:
+        return f'{self.before:.3f} to {self.after:.3f} (+{self.value:.3f}, standard error {self.error:.3f})'
+
+
+def standard_error(values: np.ndarray, images: np.ndarray) -> float:
+    """Of a mean over objects: those of one image are alike, so whole images are what was drawn.
+
+    Args:
+        values: (N,).
+        images: (N,) the image of each.
+    """
+    groups = np.unique(images, return_inverse=True)[1]
+    number = int(groups.max()) + 1 if len(groups) else 0
+    if number < 2:
+        return math.inf
+    sums = np.bincount(groups, values - values.mean())
+    return float(np.sqrt((sums**2).sum() * number / (number - 1)) / len(values))
+
+
+def paired(before: np.ndarray, after: np.ndarray, images: np.ndarray) -> Gain:
+    """What the same objects (N,) win."""
+    return Gain(float(before.mean()), float(after.mean()), standard_error(after - before, images), len(before))
