@@ -95,8 +95,7 @@ def class_names(part: DataPart) -> tuple[str, ...]:
     classes = metainfo.get('classes') or ()
     if isinstance(classes, str):
         raise InputError(
-            f'{part.name}_dataloader.dataset.metainfo.classes is the text {classes!r}, not a list of names. '
-            f'Add a comma: classes=({classes!r},).'
+            f'{part.key}.metainfo.classes is the text {classes!r}, not a list of names. Add a comma: classes=({classes!r},).'
         )
     return tuple(classes)
 
@@ -106,7 +105,7 @@ def _data_set_class(part: DataPart) -> type:
     with DATASETS.switch_scope_and_registry(None) as registry:  # as build does: a name without scope is MMDetection's
         found = registry.get(kind) if isinstance(kind, str) else kind
     if found is None:
-        raise InputError(f'{part.name}_dataloader.dataset.type: there is no data set {kind!r}.')
+        raise InputError(f'{part.key}.type: there is no data set {kind!r}.')
     return found
 
 
@@ -123,8 +122,7 @@ def built_pipeline(part: DataPart, cfg: Config) -> tuple:
             transforms.append(TRANSFORMS.build(transform))
         except Exception as error:  # whatever a setting of the person's config makes the transform's code raise
             raise InputError(
-                f'{part.name}_dataloader.dataset.pipeline.{number} ({transform.get("type")}) cannot be built: '
-                f'{type(error).__name__}: {error}'
+                f'{part.key}.pipeline.{number} ({transform.get("type")}) cannot be built: {type(error).__name__}: {error}'
             ) from error
     return tuple(transforms)
 

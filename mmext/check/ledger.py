@@ -33,8 +33,8 @@ _REMEDIES = {
     'marked-ignore': 'Remove "ignore" from these annotations when they are objects to learn.',
     'box-outside-image': 'Correct bbox (x, y, width, height in pixels) and the image sizes in the file.',
     'box-too-small': 'Write area and bbox (x, y, width, height in pixels) for each; annotate no specks under 1 px.',
-    'image-too-small': '{part}_dataloader.dataset.filter_cfg.min_size=0',
-    'not-in-indices': '{part}_dataloader.dataset.indices=None',
+    'image-too-small': '{key}.filter_cfg.min_size=0',
+    'not-in-indices': '{key}.indices=None',
     'no-mask': 'Export these annotations with polygons or RLE of the size of their image, or remove them.',
     'rle-ignored': "dict(type='mmext.LoadInstanceMasks') in the place of LoadAnnotations, or poly2mask=True.",
     'outline-ignored': 'Export these annotations again, with polygons of three points or more.',
@@ -196,4 +196,4 @@ def _vanishing(part: DataPart, found: Instances) -> list[Finding]:
 
 
 def _fill(remedy: str | None, part: DataPart) -> str | None:
-    return remedy and remedy.replace('{part}', part.name)
+    return remedy and remedy.replace('{key}', part.key)

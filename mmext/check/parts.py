@@ -10,20 +10,16 @@ from mmext.data.coco_file import CocoFile
 
 @dataclass(frozen=True)
 class DataPart:
-    """One data set of a config: ``name`` train or val; ``dataset`` its config, without wrappers; ``ann_file`` and the image
-    ``folder`` with data_root joined; ``coco`` what of the file can be used, None when nothing can."""
+    """One data set of a config: ``name`` train or val; ``key`` its path in the config, as ``--cfg-options`` takes it;
+    ``dataset`` its config, without wrappers; ``ann_file`` and the image ``folder`` with data_root joined; ``coco`` what of
+    the file can be used, None when nothing can."""
 
     name: str
+    key: str
     dataset: ConfigDict
     ann_file: Path
     folder: Path
     coco: CocoFile | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class names of the config; None when it names none, and the data set's own count."""
-        classes = (self.dataset.get('metainfo') or {}).get('classes')
-        return None if classes is None else tuple(classes)
 
 
 def data_parts(cfg: Config) -> list[DataPart]:
@@ -32,24 +28,25 @@ def data_parts(cfg: Config) -> list[DataPart]:
     parts = []
     for name in ('train', 'val'):
         loader = cfg.get(f'{name}_dataloader')
-        for dataset in _innermost(loader.dataset) if loader else []:
-            part = _part(name, dataset)
+        for key, dataset in _innermost(f'{name}_dataloader.dataset', loader.dataset) if loader else []:
+            part = _part(name, key, dataset)
             if all((part.name, part.ann_file) != (other.name, other.ann_file) for other in parts):
                 parts.append(part)
     return parts
 
 
-def _innermost(dataset: ConfigDict) -> list[ConfigDict]:
+def _innermost(key: str, dataset: ConfigDict) -> list[tuple[str, ConfigDict]]:
     if 'datasets' in dataset:
-        return [inner for part in dataset.datasets for inner in _innermost(part)]
+        parts = enumerate(dataset.datasets)
+        return [inner for number, part in parts for inner in _innermost(f'{key}.datasets.{number}', part)]
     if 'dataset' in dataset:
-        return _innermost(dataset.dataset)
-    return [dataset] if dataset.get('ann_file') else []
+        return _innermost(f'{key}.dataset', dataset.dataset)
+    return [(key, dataset)] if dataset.get('ann_file') else []
 
 
-def _part(name: str, dataset: ConfigDict) -> DataPart:
+def _part(name: str, key: str, dataset: ConfigDict) -> DataPart:
     root = Path(dataset.get('data_root') or '')
     prefix = dataset.get('data_prefix') or {}
     folder = prefix.get('img') or prefix.get('img_path') or ''
     # as MMEngine joins them: an absolute path stays as it is
-    return DataPart(name, dataset, root / dataset.ann_file, root / folder)
+    return DataPart(name, key, dataset, root / dataset.ann_file, root / folder)

@@ -128,7 +128,7 @@ def check_sizes(part: DataPart, cfg: Config, model: ConfigDict) -> Sizes:
     rows += [_row('all', np.ones(len(kept), bool), least, **table)] if len(rows) != 1 else []
     findings = [
         *_anchor_findings(part, found, boxes, images, head, ious),
-        *_cell_findings(part, cfg, found, boxes, strides),
+        *_cell_findings(part, found, boxes, strides),
         *_min_size_findings(part, found, model),
     ]
     return Sizes(part.name, tuple(rows), strides, least, tuple(lines), tuple(findings))
@@ -208,7 +208,7 @@ def _anchor_findings(part, found: Instances, boxes, images, head: AnchorHead | N
     return [Finding('no-anchor-fits', 'warning', text, int(lost.sum()), cases(part, places), remedy, part.name)]
 
 
-def _cell_findings(part, cfg, found: Instances, boxes, strides: tuple[int, ...]) -> list[Finding]:
+def _cell_findings(part, found: Instances, boxes, strides: tuple[int, ...]) -> list[Finding]:
     if not strides or not len(boxes):
         return []
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
@@ -223,11 +223,11 @@ def _cell_findings(part, cfg, found: Instances, boxes, strides: tuple[int, ...])
     # so large that no more than the allowed share stays under the limit, in quarters
     factor = math.ceil(4 * limit / max(float(np.quantile(sides, _WARN_CELLS)), 1e-9)) / 4
     places = np.flatnonzero(found.reaching)[tiny]
-    remedy = _larger_images(part, cfg, found, factor)
+    remedy = _larger_images(part, found, factor)
     return [Finding('objects-too-small', 'warning', text, int(tiny.sum()), cases(part, places), remedy, part.name)]
 
 
-def _larger_images(part: DataPart, cfg: Config, found: Instances, factor: float) -> str:
+def _larger_images(part: DataPart, found: Instances, factor: float) -> str:
     if factor > _MOST_ENLARGED:
         return (
             f'They need images {factor:g} times as large: cut the images into tiles, and let Resize enlarge each tile '
@@ -238,12 +238,7 @@ def _larger_images(part: DataPart, cfg: Config, found: Instances, factor: float)
         scale = transform.get('scale')
         if transform.type == 'Resize' and isinstance(scale, (tuple, list)) and all(isinstance(side, int) for side in scale):
             larger = tuple(round(side * factor) for side in scale)
-            dataset, path = cfg[f'{part.name}_dataloader'].dataset, f'{part.name}_dataloader.dataset'
-            while 'dataset' in dataset:
-                dataset, path = dataset.dataset, f'{path}.dataset'
-            if dataset == part.dataset:
-                return f'{path}.pipeline.{number}.scale="({larger[0]},{larger[1]})"  ({cost})'
-            return f'scale={larger} in Resize of the pipelines ({cost})'
+            return f'{part.key}.pipeline.{number}.scale="({larger[0]},{larger[1]})"  ({cost})'
     now = (found.image_sizes * found.network_scale()).max(0)
     return f'Enlarge the scale in the pipelines, now up to {now[0]:.0f} x {now[1]:.0f} px ({cost}).'
 

@@ -242,6 +242,28 @@ def test_small_images_are_named_with_the_line(folder):
     assert (found.images, found.images_kept) == (3, 1)
 
 
+def test_inside_wrappers_the_line_names_the_data_set_itself(folder):
+    plain, cfg = part_of(folder, [entry(), entry(category_id=2), entry(image_id=2)])
+    both = {'type': 'ConcatDataset', 'datasets': [plain.dataset, plain.dataset | {'ann_file': 'other.json'}]}
+    for wrapper, keys in (
+        ({'type': 'RepeatDataset', 'times': 2, 'dataset': plain.dataset}, ['dataset.dataset']),
+        (both, ['dataset.datasets.0', 'dataset.datasets.1']),
+        (
+            {'type': 'RepeatDataset', 'times': 2, 'dataset': both},
+            ['dataset.dataset.datasets.0', 'dataset.dataset.datasets.1'],
+        ),
+    ):
+        wrapped = Config({**cfg, 'train_dataloader': {'dataset': wrapper}})
+        parts = data_parts(wrapped)
+        assert [part.key for part in parts] == [f'train_dataloader.{key}' for key in keys]
+        for part in parts:
+            (finding,) = ledger(replace(part, coco=plain.coco), wrapped).findings
+            assert finding.remedy == f'{part.key}.filter_cfg.min_size=0'
+            changed = Config(wrapped.to_dict())
+            changed.merge_from_dict(dict([finding.remedy.split('=')]))
+            assert [p.dataset.filter_cfg.min_size for p in data_parts(changed) if p.key == part.key] == ['0']
+
+
 def test_objects_that_the_resize_leaves_nothing_of(folder):
     tiny = {'type': 'Resize', 'scale': (16, 12), 'keep_ratio': True}
     found = account(folder, [entry(), entry(category_id=2, bbox=[10, 10, 3.9, 20])], transforms=[tiny])
