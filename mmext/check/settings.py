@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmext.analysis.findings import Finding, first
@@ -16,6 +15,7 @@ from mmext.check.instances import class_names
 from mmext.check.parts import DataPart
 from mmext.check.rates import plateau_findings, rate_findings, run_of, schedule_findings, schedulers_of
 from mmext.errors import InputError, some
+from mmext.optim.group_report import build_optimizer
 
 _found = partial(Finding, where='config')
 
@@ -195,7 +195,7 @@ def check_settings(
     if run is None or not cfg.get('optim_wrapper'):
         return findings
     try:
-        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        optimizer = build_optimizer(model, cfg.optim_wrapper)
     except Exception as error:  # our constructor's InputError, or whatever a setting makes torch's code raise
         reason = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
         return [

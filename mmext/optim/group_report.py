@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+from torch.optim import Optimizer
 
 from mmext import recipe, recipes
 from mmext.console import console
@@ -46,6 +48,25 @@ def load_config(config: str, cfg_options: Sequence[str] = ()) -> Config:
     except Exception as error:  # a config is code: anything can go wrong in it, and it is the person's
         raise InputError(f'{config}: cannot be read as a config: {type(error).__name__}: {error}') from error
     return cfg
+
+
+# what AmpOptimWrapper adds to OptimWrapper's settings
+_OF_PRECISION = ('dtype', 'loss_scale', 'use_fsdp')
+
+
+def build_optimizer(model: nn.Module, optim_wrapper: Mapping) -> Optimizer:
+    """The optimizer of a config, with its groups and rates, on any machine.
+
+    Args:
+        model: the config's, built.
+        optim_wrapper: of the config; one for mixed precision is built without, as MMEngine refuses it where there is no GPU,
+            and groups and rates are the same.
+    """
+    kind = optim_wrapper.get('type')
+    if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] == 'AmpOptimWrapper':
+        kept = {key: value for key, value in optim_wrapper.items() if key not in _OF_PRECISION}
+        optim_wrapper = {**kept, 'type': 'OptimWrapper'}
+    return build_optim_wrapper(model, optim_wrapper).optimizer
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length
     with contextlib.redirect_stdout(sys.stderr):  # MMEngine prints what it loads; standard output is for the answer
         try:
             model = MODELS.build(cfg.model)
-            optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+            optimizer = build_optimizer(model, cfg.optim_wrapper)
         except InputError:
             raise
         except Exception as error:  # whatever a setting of the person's config makes the model's code raise

@@ -2,6 +2,7 @@ import json
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmext
@@ -128,6 +129,18 @@ def test_a_key_that_matches_no_part_is_a_finding(small):
     finding = next(f for f in check_settings(cfg, *rest) if f.severity == 'severe')
     assert finding.code == 'optimizer-not-built'
     assert "Did you mean 'mask_head'" in finding.text
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
+def test_mixed_precision_is_checked_on_a_machine_without_a_gpu(small, monkeypatch, kind):
+    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: False)
+    cfg, *rest = small
+    cfg = Config(cfg.to_dict())
+    cfg.optim_wrapper |= {'type': kind, 'dtype': 'bfloat16', 'loss_scale': 'dynamic', 'use_fsdp': False}
+    cfg.optim_wrapper.optimizer.lr = 5
+    codes = {finding.code for finding in check_settings(cfg, *rest)}
+    assert 'optimizer-not-built' not in codes
+    assert 'rate-unsafe' in codes
 
 
 def test_without_a_model_the_rest_is_checked(small):
