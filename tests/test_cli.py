@@ -142,3 +142,5 @@ def test_diagnose_without_a_run_is_exit_code_2(run_command, tmp_path):
     for folder, words in (('no', 'there is no such folder'), ('empty', 'no run in it')):
         assert words in run_command('mmext', 'diagnose', folder, status=2).stdout
     assert 'there is no such folder' in run_command('mmext', 'diagnose', 'no', '--watch', status=2).stdout
+    assert 'there is no such folder' in run_command('mmext', 'diagnose', 'no', '--deep', status=2).stdout
+    assert 'exclude each other' in run_command('mmext', 'diagnose', 'no', '--deep', '--watch', status=2).stdout

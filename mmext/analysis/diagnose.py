@@ -66,9 +66,13 @@ _MEASURED = {
     'val-mask-loss-high': ('annotated-differently', 'masks-learnt-by-heart'),
     'train-mask-loss-high': ('annotated-differently', 'training-masks-worse'),
     'ap-near-zero': ('classes-mixed-up',),
-    'masks-learnt-by-heart': ('annotated-differently',),
-    'training-masks-worse': ('annotated-differently',),
-    'training-masks-not-learnt': ('mask-threshold', 'training-masks-worse'),
+    'masks-learnt-by-heart': ('annotated-differently', 'classes-mixed-up'),
+    'training-masks-worse': ('annotated-differently', 'classes-mixed-up'),
+    'mask-threshold': ('annotated-differently', 'masks-moved', 'classes-mixed-up'),
+    'boxes-hold-masks-back': ('annotated-differently', 'masks-moved', 'classes-mixed-up'),
+    'mask-grid-coarse': ('annotated-differently', 'classes-mixed-up'),
+    'annotated-differently': ('classes-mixed-up',),
+    'training-masks-not-learnt': ('classes-mixed-up', 'mask-threshold', 'training-masks-worse'),
 }
 
 

@@ -79,7 +79,8 @@ def judge(train: 'Part', val: 'Part') -> Experiment:
     text = f'Best on {where}: predictions {change}, {here.words()}; the same on {other}: {there.value:+.3f}.'
     more = Gain(here.before, here.before + here.value - there.value, math.hypot(here.error, there.error), here.objects)
     findings = ()
-    if here.surely(limit('apart')) and more.surely(limit('apart')) and there.objects >= limit('objects'):
+    # what fits one part better and the other much worse: a little of the first is enough
+    if here.surely(limit('worth')) and more.surely(limit('apart')) and there.objects >= limit('objects'):
         findings = (
             Cause(
                 'annotated-differently',

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -83,6 +84,8 @@ def measure(subject: Subject, sample: Sample, progress: Callable[[int, int], Non
     objects, located = [], []
     own, _ = own_grid(subject.cfg)
     grids = [own, (own[0] * 2, own[1] * 2)] if own else []
+    rcnn = subject.cfg.model.train_cfg.rcnn
+    soft = bool((rcnn[-1] if isinstance(rcnn, (list, tuple)) else rcnn).get('soft_mask_target', False))
     with torch.inference_mode():
         for number, data in enumerate(sample.batches()):
             inputs, one = one_sample(data, subject.model)
@@ -93,8 +96,8 @@ def measure(subject: Subject, sample: Sample, progress: Callable[[int, int], Non
             found = Grids() if not kept else kept[0]
             truth, prediction = truth_of(one.to_dict()), prediction_of(output.to_dict())
             given = grids_for_boxes(subject.model, levels, one.metainfo, truth.boxes, truth.labels)
-            shape = tuple(one.img_shape[:2])
-            objects += _measure_image(number, truth, prediction, found, given, subject.threshold, grids, shape)
+            ceilings = partial(_ceilings, grids=grids, shape=tuple(one.img_shape[:2]), soft=soft)
+            objects += _measure_image(number, truth, prediction, found, given, subject.threshold, ceilings)
             located += _locate_image(number, truth, prediction, found, subject.threshold)
             if progress:
                 progress(number + 1, len(sample.places))
@@ -108,8 +111,7 @@ def _measure_image(
     found: Grids,
     given: Grids,
     threshold: float,
-    grids: Sequence[tuple[int, int]],
-    shape: tuple[int, int],
+    ceilings_of: Callable[[dict, np.ndarray], Sequence[float]],
 ) -> list[Measured]:
     pairs = {pair.truth: pair for pair in match(truth, prediction)}
     measured = []
@@ -120,7 +122,7 @@ def _measure_image(
             continue
         probabilities, window = paste(given.channel(i, label), given.boxes[i], height, width)
         with_truth_box = iou_at(probabilities, truth_in(rle, window), area, threshold)
-        ceilings = _ceilings(rle, truth.boxes[i], grids, shape) if grids else ()
+        ceilings = ceilings_of(rle, truth.boxes[i])
         pair = pairs.get(i)
         if pair is None:
             measured.append(Measured(number, label, float('nan'), with_truth_box, ceilings=ceilings))
@@ -144,9 +146,13 @@ def _measure_image(
     return measured
 
 
-def _ceilings(rle: dict, box: np.ndarray, grids: Sequence[tuple[int, int]], shape: tuple[int, int]) -> list[float]:
+def _ceilings(
+    rle: dict, box: np.ndarray, grids: Sequence[tuple[int, int]], shape: tuple[int, int], soft: bool
+) -> Sequence[float]:
+    if not grids:
+        return ()
     image: Mapping = {'height': rle['size'][0], 'width': rle['size'][1]}
-    return instance_ceilings({'segmentation': rle, 'bbox': box.tolist()}, image, shape, grids, bitmaps=True)
+    return instance_ceilings({'segmentation': rle, 'bbox': box.tolist()}, image, shape, grids, bitmaps=True, soft=soft)
 
 
 def _locate_image(number: int, truth: Objects, prediction: Objects, found: Grids, threshold: float) -> list[Located]:

@@ -90,9 +90,9 @@ def test_boxes_that_are_off_are_named(planted):
     checkpoint = torch.load(work_dir / 'epoch_1.pth', weights_only=True)
     for name, weights in checkpoint['state_dict'].items():
         if 'bbox_head.fc_reg' in name:
-            weights.zero_()  # the boxes stay as proposed
-            if name.endswith('bias'):
-                weights += torch.tensor([1.5, 1.5, 1.0, 1.0]).repeat(len(weights) // 4)
+            weights.zero_()
+            if name.endswith('bias'):  # the boxes stay where they are proposed, and are a third smaller
+                weights += torch.tensor([0.0, 0.0, -2.0, -2.0]).repeat(len(weights) // 4)
     torch.save(checkpoint, work_dir / 'epoch_1.pth')
     found = findings(work_dir)
     assert found['boxes-hold-masks-back'].explains > 0.1

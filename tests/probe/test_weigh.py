@@ -1,7 +1,9 @@
 """Pure parts: gains with their errors, moves and growth, and what each experiment says of given numbers."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +131,12 @@ def test_only_one_part_moved_is_annotated_differently():
     assert codes(found) == ['annotated-differently']
     assert 'moved 3 px right fit the annotations of val' in found.findings[0].text
     assert codes(annotation.judge(part('train', moved=0.85), moved)) == ['masks-moved']
+    assert codes(annotation.judge(part('train', moved=0.71), part('val', moved=0.73))) == []
+
+
+def test_a_little_better_on_one_part_and_much_worse_on_the_other_is_a_difference():
+    found = annotation.judge(part('train', moved=0.6), part('val', moved=0.73))
+    assert codes(found) == ['annotated-differently']
 
 
 def test_classes_mixed_up_need_most_objects():
@@ -152,6 +160,14 @@ def test_experiments_stand_in_the_answer_and_explain_what_they_bring_about():
     assert 'train against val' in text
     assert 'mending it wins 0.150' in text
     assert [one['name'] for one in diagnosis.to_record()['experiments']] == ['annotation', 'train against val']
+
+
+def test_each_code_is_documented():
+    root = Path(__file__).parents[2]
+    sources = ''.join(path.read_text() for path in root.glob('mmext/probe/*.py'))
+    found = set(re.findall(r"Cause\(\s*'([a-z-]+)'", sources))
+    section = (root / 'docs/diagnosis.md').read_text().partition('## Experiments')[2].partition('\n## ')[0]
+    assert found == set(re.findall(r'`([a-z]+(?:-[a-z]+)+)`', section))
 
 
 def test_the_greater_gain_stands_first():
