@@ -57,3 +57,27 @@ def test_folders_tell_whether_a_name_is_one_file(tmp_path):
     assert found.severity == 'severe'
     (found,) = check_split(train, val, (tmp_path / 'train', tmp_path / 'val'))
     assert found.severity == 'information'
+
+
+def test_a_file_of_both_is_found_among_others_of_its_name(tmp_path):
+    names = ['one/map.png', 'two/map.png', 'three/map.png']
+    for place in range(3):  # whichever stands last
+        val = coco_of('v.json', [names[place]], offset=7)
+        (found,) = check_split(coco_of('t.json', names), val, (tmp_path, tmp_path))
+        assert (found.code, found.severity) == ('image-in-train-and-val', 'severe')
+        assert found.examples == (f'{names[place]}: image 1 of val, image {place + 1} of train',)
+        copied = coco_of('v.json', ['four/map.png'], offset=place)  # in another place, with the objects of one of them
+        (found,) = check_split(coco_of('t.json', names), copied, (tmp_path, tmp_path))
+        assert found.examples == (f'four/map.png: image 1 of val, image {place + 1} of train',)
+
+
+def test_a_folder_for_each_slide_is_information(tmp_path):
+    train, val = (['a/overview.png', 'a/x_1.png', 'b/overview.png'], ['c/overview.png', 'c/x_1.png'])
+    (found,) = check_split(coco_of('t.json', train), coco_of('v.json', val, offset=3), (tmp_path, tmp_path))
+    assert (found.code, found.severity, found.count) == ('image-name-in-train-and-val', 'information', 2)
+    assert found.text.endswith('with other objects and in another folder, so they are probably other images.')
+    val[1] = 'a/x_1.png'  # in the folder of another part, but under the same path there
+    folders = (tmp_path / 'train', tmp_path / 'val')
+    (found,) = check_split(coco_of('t.json', train), coco_of('v.json', val, offset=3), folders)
+    assert (found.severity, found.count) == ('warning', 1)
+    assert found.examples == ('a/x_1.png: image 2 of val, image 2 of train',)
