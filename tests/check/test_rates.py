@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from mmext.check.rates import (
@@ -120,6 +120,43 @@ def test_remedies_mend(tmp_path):
     (finding,) = schedule_findings([STEPS | {'milestones': [20, 30]}], RUN)
     assert finding.remedy == 'param_scheduler.0.milestones=[8,11]'
     assert schedule_findings([STEPS | {'milestones': [8, 11]}], RUN) == []
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'run', 'remedy'),
+    [
+        (COSINE | {'begin': 12}, RUN, 'param_scheduler.0.begin=6'),  # no end: it is the run's
+        (
+            COSINE | {'begin': 150, 'T_max': 50, 'end': 200},
+            RUN,
+            'begin=6 param_scheduler.0.T_max=6 param_scheduler.0.end=12',
+        ),
+        ({'type': 'PolyLR', 'begin': 900, 'by_epoch': False}, BY_ITERATION, 'param_scheduler.0.begin=300'),
+        (STEPS | {'milestones': [8, 11], 'begin': 20}, RUN, 'param_scheduler.0.begin=0'),
+        (WARM | {'begin': 700, 'end': 720}, RUN, 'param_scheduler.0.begin=0 param_scheduler.0.end=20'),
+    ],
+)
+def test_a_scheduler_that_begins_after_the_run(scheduler, run, remedy):
+    (finding,) = schedule_findings([scheduler], run)
+    assert (finding.code, finding.severity) == ('scheduler-never-starts', 'warning')
+    assert f'begins after {scheduler["begin"]} ' in finding.text
+    assert finding.remedy.endswith(remedy)
+    assert schedule_findings([mended(scheduler, finding.remedy)], run) == []
+
+
+def mended(scheduler, remedy):
+    """The scheduler after a remedy of the form ``key=value`` is pasted."""
+    cfg = Config({'param_scheduler': [scheduler]})
+    cfg.merge_from_dict(
+        {key: DictAction._parse_iterable(value) for key, _, value in (i.partition('=') for i in remedy.split())}
+    )
+    return cfg.param_scheduler[0]
+
+
+def test_a_decay_without_a_span_is_left_to_the_dry_run():
+    refused = COSINE | {'begin': 4, 'end': 4}
+    assert schedule_findings([refused], RUN) == []
+    assert codes(found(config(scheduler=[refused]))) == ['scheduler-not-built']
 
 
 def test_plateau_needs_more_validations_than_its_patience():
