@@ -37,6 +37,8 @@ _DECAYS = ('CosineAnnealingLR', 'PolyLR', 'OneCycleLR')
 _SPANS = ('T_max', 'total_steps')  # how long a decay takes, where not until its end
 # of the run: over three times what Goyal et al. 2017 take (5 of 90 epochs); MMDetection's 500 iterations are 0.6 % of its 1x
 _LONG_WARM_UP = 0.2
+# steps after which a rate can be lowered twice, or once with some of the run left
+_LEAST_STEPPED = 3
 # of its way down that a decay covers within the run
 _UNFINISHED = 0.5
 # under this share of its peak a rate teaches nothing; of the run, as a cosine to 0 is there for its last 2 %
@@ -93,14 +95,18 @@ def run_of(cfg: Config, images: Mapping[Path, int]) -> Run | None:
     return Run(None, length, int(iterations), batch) if iterations else None
 
 
-def schedulers_of(cfg: Config) -> list[Mapping]:
-    """The schedulers of a config as a list, those of several optimizers, which have names, one after the other."""
+def schedulers_of(cfg: Config) -> dict[str, Mapping]:
+    """Every scheduler of a config by its dotted path: it may have one, a list, or either for each optimizer's name."""
     found = cfg.get('param_scheduler') or []
     if isinstance(found, Mapping) and 'type' not in found:
-        return [
-            one for schedulers in found.values() for one in (schedulers if isinstance(schedulers, list) else [schedulers])
-        ]
-    return [found] if isinstance(found, Mapping) else list(found)
+        return {path: one for name in found for path, one in _by_path(found[name], f'param_scheduler.{name}').items()}
+    return _by_path(found, 'param_scheduler')
+
+
+def _by_path(schedulers: Mapping | Sequence[Mapping], path: str) -> dict[str, Mapping]:
+    if isinstance(schedulers, Mapping):
+        return {path: schedulers}
+    return {f'{path}.{number}': one for number, one in enumerate(schedulers)}
 
 
 def _kind(scheduler: Mapping) -> str:
@@ -115,11 +121,16 @@ def _unit(by_epoch: bool) -> str:
 # ---- schedulers against the length of the run
 
 
-def schedule_findings(schedulers: Sequence[Mapping], run: Run) -> list[Finding]:
-    """Warm-ups that do not end, milestones that are not reached, decays that stop half way."""
+def schedule_findings(schedulers: Mapping[str, Mapping], run: Run) -> list[Finding]:
+    """Warm-ups that do not end, milestones that are not reached, decays that stop half way.
+
+    Args:
+        schedulers: dotted path in the config to scheduler.
+        run: its length.
+    """
     findings = []
-    for number, scheduler in enumerate(schedulers):
-        by_epoch, key = scheduler.get('by_epoch', True), f'param_scheduler.{number}'
+    for key, scheduler in schedulers.items():
+        by_epoch = scheduler.get('by_epoch', True)
         if by_epoch and not run.epochs and not scheduler.get('convert_to_iter_based'):
             findings.append(
                 _found(
@@ -178,8 +189,10 @@ def _warm_up(scheduler: Mapping, key: str, run: Run) -> list[Finding]:
     else:
         end = scheduler.get('end', length)
         share = end / length
-    remedy = f'{key}.end={max(2, round(0.05 * length))}\nor, following the run: '
-    remedy += "dict(type='mmext.WarmupShareLR', share=0.05, start_factor=0.001, by_epoch=False)"
+    remedy = f"{key} as dict(type='mmext.WarmupShareLR', share=0.05, start_factor=0.001, by_epoch=False)"
+    short = round(0.05 * length)
+    if not by_epoch and short > 1:  # a scheduler takes two steps or more: whole epochs are too coarse for a short run
+        remedy = f'{key}.end={begin + short}\nor, following the run: {remedy}'
     if share >= 1 and begin == 0:
         return [
             _found(
@@ -213,9 +226,14 @@ def _milestones(scheduler: Mapping, key: str, run: Run) -> list[Finding]:
     if not missed:
         return []
     named = ', '.join(map(str, missed))
-    # 8 and 11 of 12, as in MMDetection's 1x
-    wanted = [max(1, round(length * share)) for share in (2 / 3, 11 / 12)]
-    remedy = f'{key}.step_size={wanted[0]}' if step else f'{key}.milestones={wanted}'.replace(' ', '')
+    span = length - begin
+    if span < _LEAST_STEPPED:
+        remedy = f"{key} as a cosine, dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)"
+    else:
+        # 8 and 11 of 12, as in MMDetection's 1x; the step after the last is none
+        wanted = sorted({min(span - 1, round(span * share)) for share in (2 / 3, 11 / 12)})
+        remedy = f'{key}.step_size={wanted[0]}' if step else f'{key}.milestones={wanted}'.replace(' ', '')
+        remedy += f' {key}.end={length}' if until < length else ''
     return [
         _found(
             code='milestone-never-reached',
@@ -224,7 +242,7 @@ def _milestones(scheduler: Mapping, key: str, run: Run) -> list[Finding]:
             f'{f", this scheduler ending at {until}" if until < length else ""}: {len(missed)} of {len(milestones)} steps '
             'never come.',
             count=len(missed),
-            remedy=f'{remedy} {key}.end={length}' if until < length else remedy,
+            remedy=remedy,
         )
     ]
 
@@ -250,20 +268,26 @@ def _decay(scheduler: Mapping, key: str, run: Run) -> list[Finding]:
     ]
 
 
-def plateau_findings(schedulers: Sequence[Mapping], train_cfg: Mapping, run: Run) -> list[Finding]:
-    """A schedule that follows the validation, in a run with too few validations for it ever to act."""
+def plateau_findings(schedulers: Mapping[str, Mapping], train_cfg: Mapping, run: Run) -> list[Finding]:
+    """A schedule that follows the validation, in a run with too few validations for it ever to act.
+
+    Args:
+        schedulers: dotted path in the config to scheduler.
+        train_cfg: of the config.
+        run: its length.
+    """
     length = run.epochs or run.iterations
     validations = math.ceil(length / train_cfg.get('val_interval', 1))
-    mend = f'param_scheduler.{{}}.patience={validations // 3}' if validations > 5 else 'train_cfg.val_interval=1'
+    mend = f'{{}}.patience={validations // 3}' if validations > 5 else 'train_cfg.val_interval=1'
     return [
         _found(
             code='plateau-never-acts',
             severity='warning',
             text=f'{_kind(scheduler)} waits for more than {scheduler.get("patience", 10)} validations without improvement, '
             f'and the run has {validations}: the rates are never lowered.',
-            remedy=f'{mend.format(number)}, or a cosine: docs/fine-tuning.md',
+            remedy=f'{mend.format(key)}, or a cosine: docs/fine-tuning.md',
         )
-        for number, scheduler in enumerate(schedulers)
+        for key, scheduler in schedulers.items()
         if _kind(scheduler) == 'ReduceOnPlateauLR' and validations <= scheduler.get('patience', 10) + 1
     ]
 
@@ -455,7 +479,7 @@ def rate_findings(
     findings = batch_findings(cfg, run.batch)
     if fresh and base:
         findings += multiplier_findings(model, rates, base, fresh)
-    schedulers, epochs, length, max_iters = _coarse(schedulers_of(cfg), run)
+    schedulers, epochs, length, max_iters = _coarse(list(schedulers_of(cfg).values()), run)
     try:
         table, _, lost = dry_run(schedulers, list(rates.values()), epochs, length, max_iters)
     except Exception as error:  # whatever MMEngine's schedulers say of a person's settings

@@ -17,6 +17,7 @@ from mmext.check.rates import (
     ratio_findings,
     run_of,
     schedule_findings,
+    schedulers_of,
 )
 
 RUN = Run(epochs=12, epoch_length=50, iterations=600, batch=2)
@@ -33,6 +34,11 @@ def scope():
 
 def codes(findings):
     return [finding.code for finding in findings]
+
+
+def at(schedulers):
+    """As ``schedulers_of`` gives them for a list."""
+    return schedulers_of(Config({'param_scheduler': list(schedulers)}))
 
 
 class Net(torch.nn.Module):
@@ -97,10 +103,10 @@ def test_length_follows_wrappers_batch_and_what_is_left_out(tmp_path):
     ],
 )
 def test_schedule_that_does_not_fit_the_run(scheduler, run, code, words):
-    (finding,) = schedule_findings([scheduler], run)
+    (finding,) = schedule_findings(at([scheduler]), run)
     assert (finding.code, finding.where) == (code, 'config')
     assert words in finding.text
-    assert 'param_scheduler.0.' in finding.remedy
+    assert 'param_scheduler.0' in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -113,13 +119,73 @@ def test_schedule_that_does_not_fit_the_run(scheduler, run, code, words):
     ],
 )
 def test_schedule_that_fits_says_nothing(schedulers):
-    assert schedule_findings(schedulers, RUN) == []
+    assert schedule_findings(at(schedulers), RUN) == []
 
 
-def test_remedies_mend(tmp_path):
-    (finding,) = schedule_findings([STEPS | {'milestones': [20, 30]}], RUN)
-    assert finding.remedy == 'param_scheduler.0.milestones=[8,11]'
-    assert schedule_findings([STEPS | {'milestones': [8, 11]}], RUN) == []
+def epochs(number):
+    return Run(epochs=number, epoch_length=50, iterations=50 * number, batch=2)
+
+
+@pytest.mark.parametrize(
+    ('number', 'milestones'), [(12, '[8,11]'), (6, '[4,5]'), (5, '[3,4]'), (4, '[3]'), (3, '[2]'), (2, None), (1, None)]
+)
+def test_milestones_that_are_advised_are_reached(number, milestones):
+    late = STEPS | {'milestones': [20, 30]}
+    (finding,) = schedule_findings(at([late]), epochs(number))
+    if milestones:
+        assert finding.remedy == f'param_scheduler.0.milestones={milestones}'
+        assert schedule_findings(at([mended(late, finding.remedy)]), epochs(number)) == []
+    else:
+        assert finding.remedy.startswith("param_scheduler.0 as a cosine, dict(type='CosineAnnealingLR'")
+
+
+@pytest.mark.parametrize(
+    ('late', 'remedy'),
+    [
+        (STEPS | {'milestones': [8, 11], 'begin': 6}, 'param_scheduler.0.milestones=[4,5]'),
+        (STEPS | {'milestones': [8, 11], 'end': 10}, 'param_scheduler.0.milestones=[8,11] param_scheduler.0.end=12'),
+        ({'type': 'StepLR', 'step_size': 9, 'begin': 4}, 'param_scheduler.0.step_size=5'),
+        ({'type': 'StepLR', 'step_size': 9, 'begin': 11}, None),
+    ],
+)
+def test_milestones_that_are_advised_count_from_the_begin(late, remedy):
+    (finding,) = schedule_findings(at([late]), RUN)
+    if remedy:
+        assert finding.remedy == remedy
+        assert schedule_findings(at([mended(late, remedy)]), RUN) == []
+    else:
+        assert 'as a cosine' in finding.remedy
+
+
+def test_a_warm_up_in_epochs_gets_one_that_follows_the_run():
+    (finding,) = schedule_findings(at([WARM | {'end': 1, 'by_epoch': True}]), epochs(3))
+    assert finding.code == 'warm-up-long'
+    assert finding.remedy.startswith("param_scheduler.0 as dict(type='mmext.WarmupShareLR', share=0.05")
+    (finding,) = schedule_findings(at([WARM | {'end': 150}]), RUN)
+    line, other = finding.remedy.splitlines()
+    assert line == 'param_scheduler.0.end=30'
+    assert schedule_findings(at([mended(WARM, line)]), RUN) == []
+    assert 'mmext.WarmupShareLR' in other
+
+
+@pytest.mark.parametrize(
+    ('schedulers', 'path'),
+    [
+        (STEPS, 'param_scheduler'),
+        ([WARM | {'end': 20}, STEPS], 'param_scheduler.1'),
+        ({'head': [STEPS]}, 'param_scheduler.head.0'),
+        ({'head': STEPS}, 'param_scheduler.head'),
+    ],
+)
+def test_remedies_name_the_path_that_the_config_has(schedulers, path):
+    cfg = Config({'param_scheduler': schedulers})
+    late = schedulers_of(cfg)[path]
+    late['milestones'] = [20]
+    (finding,) = schedule_findings(schedulers_of(cfg), RUN)
+    assert finding.remedy == f'{path}.milestones=[8,11]'
+    late['type'] = 'ReduceOnPlateauLR'
+    (finding,) = plateau_findings(schedulers_of(cfg), {'val_interval': 2}, RUN)
+    assert finding.remedy.startswith(f'{path}.patience=2')
 
 
 @pytest.mark.parametrize(
@@ -137,11 +203,11 @@ def test_remedies_mend(tmp_path):
     ],
 )
 def test_a_scheduler_that_begins_after_the_run(scheduler, run, remedy):
-    (finding,) = schedule_findings([scheduler], run)
+    (finding,) = schedule_findings(at([scheduler]), run)
     assert (finding.code, finding.severity) == ('scheduler-never-starts', 'warning')
     assert f'begins after {scheduler["begin"]} ' in finding.text
     assert finding.remedy.endswith(remedy)
-    assert schedule_findings([mended(scheduler, finding.remedy)], run) == []
+    assert schedule_findings(at([mended(scheduler, finding.remedy)]), run) == []
 
 
 def mended(scheduler, remedy):
@@ -155,16 +221,16 @@ def mended(scheduler, remedy):
 
 def test_a_decay_without_a_span_is_left_to_the_dry_run():
     refused = COSINE | {'begin': 4, 'end': 4}
-    assert schedule_findings([refused], RUN) == []
+    assert schedule_findings(at([refused]), RUN) == []
     assert codes(found(config(scheduler=[refused]))) == ['scheduler-not-built']
 
 
 def test_plateau_needs_more_validations_than_its_patience():
     plateau = {'type': 'ReduceOnPlateauLR', 'patience': 5}
-    (finding,) = plateau_findings([plateau], {'val_interval': 2}, RUN)
+    (finding,) = plateau_findings(at([plateau]), {'val_interval': 2}, RUN)
     assert 'more than 5 validations' in finding.text
     assert 'the run has 6' in finding.text
-    assert plateau_findings([plateau], {'val_interval': 1}, RUN) == []
+    assert plateau_findings(at([plateau]), {'val_interval': 1}, RUN) == []
 
 
 # ---- rates
