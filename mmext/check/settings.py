@@ -68,7 +68,7 @@ def class_findings(cfg: Config, parts: Sequence[DataPart]) -> list[Finding]:
                 severity='severe',
                 text=f'The training data has the classes {some(train)}; the validation data {some(val)}. A label is the '
                 "class's place in that list.",
-                remedy='val_dataloader.dataset.metainfo=metainfo, the very one of train_dataloader.dataset',
+                remedy='Give the data sets of val_dataloader the metainfo of those of train_dataloader.',
             )
         )
     return findings
@@ -86,16 +86,18 @@ def evaluator_findings(cfg: Config) -> list[Finding]:
             continue
         theirs = Path(dataset.get('data_root') or '') / dataset['ann_file']
         evaluators = cfg.get(f'{name}_evaluator') or []
-        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        one = isinstance(evaluators, Mapping)
+        for place, evaluator in enumerate([evaluators] if one else evaluators):
+            key = f'{name}_evaluator' if one else f'{name}_evaluator.{place}'
             given = evaluator.get('ann_file')
             if given and not _same_file(Path(given), theirs):
                 findings.append(
                     _found(
                         code='evaluator-other-file',
                         severity='severe' if name == 'val' else 'warning',
-                        text=f'{name}_evaluator reads {given}, and the images that it is given are those of {theirs}: its '
+                        text=f'{key} reads {given}, and the images that it is given are those of {theirs}: its '
                         'figures would be wrong, or it stops.',
-                        remedy=f'{name}_evaluator.ann_file={theirs}',
+                        remedy=f'{key}.ann_file={theirs}',
                     )
                 )
     return findings

@@ -71,6 +71,7 @@ def test_classes_of_train_and_val():
     (finding,) = class_findings(cfg, data_parts(cfg))
     assert (finding.code, finding.severity) == ('classes-differ', 'severe')
     assert 'the validation data Fragment, Fiber, Film' in finding.text
+    assert '=' not in finding.remedy  # a step: metainfo cannot be pasted
     assert class_findings(data(), data_parts(data())) == []
 
 
@@ -81,7 +82,12 @@ def test_evaluator_of_another_file(tmp_path):
     cfg.val_dataloader.dataset.data_root = str(tmp_path)
     (finding,) = evaluator_findings(cfg)
     assert (finding.code, finding.severity) == ('evaluator-other-file', 'severe')
-    assert f'{tmp_path}/val.json' in finding.remedy
+    assert finding.remedy == f'val_evaluator.0.ann_file={tmp_path}/val.json'
+    cfg.merge_from_dict(dict([finding.remedy.split('=')]))
+    assert evaluator_findings(cfg) == []
+    cfg.val_evaluator = {'ann_file': str(tmp_path / 'other.json')}
+    (finding,) = evaluator_findings(cfg)
+    assert finding.remedy == f'val_evaluator.ann_file={tmp_path}/val.json'
     for same in ('val.json', '../x/val.json', 'copy.json'):
         (tmp_path / 'x').mkdir(exist_ok=True)
         given = str(tmp_path / same).replace('../x', 'x/..')
