@@ -222,9 +222,10 @@ def _state(annotation: dict, image_size: np.ndarray, loader: LoadAnnotations | N
     if loader is None or not loader.with_mask:
         return fine
     mask = annotation.get('segmentation') or None
+    if not _is_readable(mask, loader):
+        return 'no-mask'
     if isinstance(loader, LoadInstanceMasks):
-        shape = image_size[::-1].tolist()
-        other_size = isinstance(mask, dict) and list(mask.get('size', shape)) != shape
+        other_size = isinstance(mask, dict) and mask.get('size', image_size[::-1].tolist()) != image_size[::-1].tolist()
         if other_size or not (crowd or has_outline(mask)):
             return 'no-mask'
     elif mask is None:
@@ -236,7 +237,14 @@ def _state(annotation: dict, image_size: np.ndarray, loader: LoadAnnotations | N
             return 'rle-ignored'
         whole = isinstance(mask.get('counts'), (list, str)) and mask.get('size') is not None
         return fine if whole else 'outline-ignored'
-    return fine if any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask) else 'outline-ignored'
+    return fine if has_outline(mask) else 'outline-ignored'
+
+
+def _is_readable(mask: object, loader: LoadAnnotations) -> bool:
+    """Whether LoadAnnotations reads a segmentation without a TypeError: not a number, nor a list of numbers."""
+    if isinstance(mask, list):
+        return all(isinstance(polygon, list) for polygon in mask)
+    return mask is None or isinstance(mask, dict) or not loader.poly2mask
 
 
 def _filtered(found: Instances, transform: FilterAnnotations, before: Sequence) -> np.ndarray:
