@@ -127,7 +127,8 @@ def check_sizes(part: DataPart, cfg: Config, model: ConfigDict) -> Sizes:
     rows = [_row(name, mine, least, **table) for name, mine in chosen if mine.any()]
     rows += [_row('all', np.ones(len(kept), bool), least, **table)] if len(rows) != 1 else []
     findings = [
-        *_anchor_findings(part, found, boxes, images, head, ious),
+        # anchors are matched with objects in training alone
+        *(_anchor_findings(part, found, boxes, images, head, ious) if part.name == 'train' else ()),
         *_cell_findings(part, found, boxes, strides),
         *_min_size_findings(part, found, model),
     ]
@@ -244,11 +245,11 @@ def _larger_images(part: DataPart, found: Instances, factor: float) -> str:
 
 
 def _min_size_findings(part, found: Instances, model: ConfigDict) -> list[Finding]:
-    """Objects under the limits that a config sets on proposals, counted as mmext.SmallObjectsHook counts."""
+    """Objects under the limits that a config sets on proposals of this part, counted as mmext.SmallObjectsHook counts."""
     boxes = found.boxes * np.tile(found.network_scale(), 2)
     sides = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf)[found.reaching]
     findings = []
-    for code, limit, itself, what, remedy in _limits(model):
+    for code, limit, itself, what, remedy in _limits(model, part.name):
         small = sides <= limit if itself else sides < limit
         if not small.any():
             continue
@@ -262,17 +263,19 @@ def _min_size_findings(part, found: Instances, model: ConfigDict) -> list[Findin
     return findings
 
 
-def _limits(model: ConfigDict) -> list[tuple[str, float, bool, str, str]]:
-    """Code, limit in pixels, whether the limit itself is too small, what it does, the line that lifts it."""
+def _limits(model: ConfigDict, part: str) -> list[tuple[str, float, bool, str, str]]:
+    """Of training, or else of prediction: code, limit in pixels, whether the limit itself is too small, what it does, and
+    the line that lifts it."""
     found = []
     head = model.get('rpn_head') or {}
-    if str(head.get('type')).rpartition('.')[2] == MinSizeRPNHead.__name__ and head.get('filter_by', 'gt') == 'gt':
+    ours = str(head.get('type')).rpartition('.')[2] == MinSizeRPNHead.__name__
+    if part == 'train' and ours and head.get('filter_by', 'gt') == 'gt':
         usual = inspect.signature(MinSizeRPNHead).parameters['min_size'].default
         what = 'the RPN is taught no proposal for them, so most will never be found'
         found.append(('under-min-size', head.get('min_size', usual), False, what, 'model.rpn_head.min_size=0'))
-    for stage, key in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
-        limit = ((model.get(stage) or {}).get(key) or {}).get('min_bbox_size', -1)
-        if limit > 0:
-            path = f'model.{stage}.{key}.min_bbox_size'
-            found.append(('under-min-bbox-size', limit, True, f'{path} drops proposals of their size', f'{path}=0'))
+    stage, key = ('train_cfg', 'rpn_proposal') if part == 'train' else ('test_cfg', 'rpn')
+    limit = ((model.get(stage) or {}).get(key) or {}).get('min_bbox_size', -1)
+    if limit > 0:
+        path = f'model.{stage}.{key}.min_bbox_size'
+        found.append(('under-min-bbox-size', limit, True, f'{path} drops proposals of their size', f'{path}=0'))
     return found

@@ -130,10 +130,29 @@ def test_the_limit_on_proposals(configs):
     cfg = configs['mask-rcnn_r50_fpn']
     model = ConfigDict(cfg.model.to_dict())
     model.test_cfg.rpn.min_bbox_size = 40
-    (finding,) = check_sizes(squares(cfg, [40, 41]), cfg, model).findings
+    part = squares(cfg, [40, 41])
+    assert check_sizes(part, cfg, model).findings == ()  # a limit of prediction
+    (finding,) = check_sizes(replace(part, name='val'), cfg, model).findings
     assert (finding.code, finding.severity, finding.count) == ('under-min-bbox-size', 'warning', 1)
     assert '1 of 2 objects (50.0%) have a side of at most 40 px' in finding.text
-    assert finding.remedy == 'model.test_cfg.rpn.min_bbox_size=0'
+    assert (finding.where, finding.remedy) == ('val', 'model.test_cfg.rpn.min_bbox_size=0')
+    model.test_cfg.rpn.min_bbox_size = 0
+    model.train_cfg.rpn_proposal.min_bbox_size = 40
+    (finding,) = check_sizes(part, cfg, model).findings
+    assert (finding.where, finding.remedy) == ('train', 'model.train_cfg.rpn_proposal.min_bbox_size=0')
+
+
+def test_what_only_training_does_is_not_said_of_validation(configs):
+    cfg = configs['mask-rcnn_r50_fpn']
+    model = ConfigDict(cfg.model.to_dict())
+    model.rpn_head.update(type='mmext.MinSizeRPNHead', min_size=14)
+    model.train_cfg.rpn_proposal.min_bbox_size = 12
+    part = squares(cfg, [10] * 4 + [60] * 12)
+    taught = check_sizes(part, cfg, model)
+    assert codes(taught) == ['no-anchor-fits', 'under-min-size', 'under-min-bbox-size']
+    found = check_sizes(replace(part, name='val'), cfg, model)
+    assert found.findings == ()
+    assert found.rows == taught.rows  # the table has the numbers of both
 
 
 def test_a_model_without_rois_and_anchors_says_so(configs):
