@@ -21,6 +21,13 @@ class DataPart:
     folder: Path
     coco: CocoFile | None = None
 
+    @property
+    def loading(self) -> ConfigDict | None:
+        """The transform of the pipeline that reads the image: the first of a LoadImage... name, else the first of all."""
+        pipeline = self.dataset.get('pipeline') or []
+        named = [one for one in pipeline if 'LoadImage' in str(one.get('type'))]
+        return next(iter([*named, *pipeline]), None)
+
 
 def data_parts(cfg: Config) -> list[DataPart]:
     """The COCO data sets of the training and the validation loader, those inside wrappers (RepeatDataset, ConcatDataset,

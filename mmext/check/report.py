@@ -366,7 +366,14 @@ def _look(parts: Sequence[DataPart], pairs: Sequence, checks: _Check, counting: 
     report, seen = checks.report, {}
     for part in parts:
         found = checks.run(
-            'images', check_images, part.coco, part.folder, part.name, counting(f'images of {part.name}'), where=part.name
+            'images',
+            check_images,
+            part.coco,
+            part.folder,
+            part.name,
+            counting(f'images of {part.name}'),
+            part.loading,
+            where=part.name,
         )
         if found is not None:
             report.findings += found[0]

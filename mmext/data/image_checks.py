@@ -46,6 +46,28 @@ class ImageFacts:
     phash: bytes | None
 
 
+@dataclass(frozen=True)
+class _Loading:
+    """What a pipeline's loading does: ``turns`` a picture as EXIF says, None where that is not known; ``opencv`` reads it;
+    ``eight_bits`` are left of it."""
+
+    turns: bool | None = True
+    opencv: bool = True
+    eight_bits: bool = True
+
+
+def _loading_of(transform: Mapping | None) -> _Loading:
+    if transform is None:
+        return _Loading()
+    kind = transform.get('type')
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+    backend, colour = transform.get('imdecode_backend') or 'cv2', transform.get('color_type', 'color')
+    if name != 'LoadImageFromFile' or backend not in ('cv2', 'pillow'):
+        return _Loading(None, False, False)
+    opencv = backend == 'cv2'
+    return _Loading(colour in ('color', 'grayscale'), opencv, opencv and colour != 'unchanged')
+
+
 class _Cases:
     """Findings in the making: a code to the images that have it, each in words."""
 
@@ -57,30 +79,36 @@ class _Cases:
 
 
 def check_images(
-    coco: CocoFile, folder: str | Path, part: str, progress: Callable[[int, int], None] | None = None
+    coco: CocoFile,
+    folder: str | Path,
+    part: str,
+    progress: Callable[[int, int], None] | None = None,
+    loading: Mapping | None = None,
 ) -> tuple[list[Finding], dict[str, ImageFacts]]:
-    """Read every image once, as MMDetection's ``LoadImageFromFile`` does by default (OpenCV, in colour, EXIF obeyed).
+    """Read every image once, and say what MMDetection's ``LoadImageFromFile`` makes of it.
 
     Args:
         coco: of which the images are used; files that are not there are passed over.
         folder: to which ``file_name`` is relative.
         part: train or val.
         progress: called with (done, all) images.
+        loading: config of the transform that loads the images; None for ``LoadImageFromFile`` as it is by default (OpenCV,
+            in colour, EXIF obeyed). Of what another transform makes of depth, colours and EXIF nothing is said.
 
     Returns:
         The findings, and facts by file name for :func:`check_same_images`.
     """
-    cases, facts, kinds = _Cases(), {}, Counter()
+    cases, facts, kinds, how = _Cases(), {}, Counter(), _loading_of(loading)
     images = list({image['file_name']: image for image in coco.images}.values())
     hashes = importlib.util.find_spec('imagehash') is not None
     for number, image in enumerate(images):
-        found = _read(image, Path(folder), cases, kinds, hashes)
+        found = _read(image, Path(folder), cases, kinds, hashes, how)
         if found:
             facts[image['file_name']] = found
         if progress:
             progress(number + 1, len(images))
     findings = [_finding(code, cases.of[code], len(images), part) for code in _TEXTS if code in cases.of]
-    return findings + _kinds_found(kinds, part) + _same_within(facts, part), facts
+    return findings + (_kinds_found(kinds, part) if how.eight_bits else []) + _same_within(facts, part), facts
 
 
 def check_same_images(train: Mapping[str, ImageFacts], val: Mapping[str, ImageFacts]) -> list[Finding]:
@@ -150,7 +178,7 @@ def _signs(part: Mapping[str, ImageFacts], names: list[str]) -> np.ndarray:
     return bits.astype(np.float32) * 2 - 1
 
 
-def _read(image: Mapping, folder: Path, cases: _Cases, kinds: Counter, hashes: bool) -> ImageFacts | None:
+def _read(image: Mapping, folder: Path, cases: _Cases, kinds: Counter, hashes: bool, how: _Loading) -> ImageFacts | None:
     """Read one image and put what is wrong with it to the cases."""
     import cv2
 
@@ -165,13 +193,15 @@ def _read(image: Mapping, folder: Path, cases: _Cases, kinds: Counter, hashes: b
     # the depth of the file, and turned as EXIF says: cv2.IMREAD_COLOR, which stock uses, keeps 8 bits
     picture = _decode(content, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     header = _header(content)
-    broken = _why_broken(content, picture is not None)
+    broken = _why_broken(content, picture is not None, how.opencv)
     if broken:
         return cases.add('image-unreadable', image, broken)
+    if picture is None:
+        return None  # for another loader than OpenCV
     kinds[_KINDS.get(header[0], '')] += 1
     size = picture.shape[1], picture.shape[0]
-    _check_size(image, content, size, header, cases)
-    if picture.dtype != np.uint8:
+    size = _check_size(image, content, size, header, how.turns, cases)
+    if picture.dtype != np.uint8 and how.eight_bits:
         loaded = _decode(content, cv2.IMREAD_COLOR)
         if loaded is None:
             return cases.add('image-unreadable', image, f'pixels of type {picture.dtype}, which stock loading cannot read')
@@ -203,8 +233,8 @@ def _header(content: bytes) -> tuple[str, tuple[int, int] | None, int]:
         return '', None, 1
 
 
-def _why_broken(content: bytes, decoded: bool) -> str | None:
-    """Why an image cannot be used, in words; None when it can.
+def _why_broken(content: bytes, decoded: bool, opencv: bool = True) -> str | None:
+    """Why an image cannot be used, in words; None when it can. A loader that is not ``opencv`` may know other formats.
 
     OpenCV 4 gives a JPEG that was cut off with grey in the place of what is missing; OpenCV 5 refuses it. So a JPEG
     without its end marker is read with Pillow, which refuses it.
@@ -220,16 +250,18 @@ def _why_broken(content: bytes, decoded: bool) -> str | None:
             with Image.open(io.BytesIO(content)) as opened:
                 opened.load()
     except Image.UnidentifiedImageError:
-        return None if decoded else f'no image that OpenCV or Pillow knows; it begins with {content[:8]!r}'
+        return None if decoded or not opencv else f'no image that OpenCV or Pillow knows; it begins with {content[:8]!r}'
     except OSError as error:
         return f'truncated or damaged: {error}'
     except Exception as error:
-        return None if decoded else f'damaged: {error}'
-    return None if decoded else 'OpenCV cannot read it, Pillow can: save it again as PNG'
+        return None if decoded or not opencv else f'damaged: {error}'
+    return None if decoded or not opencv else 'OpenCV cannot read it, Pillow can: save it again as PNG'
 
 
-def _check_size(image: Mapping, content: bytes, size: tuple[int, int], header: tuple, cases: _Cases) -> None:
-    """Hold the size in the JSON against the file's, EXIF's turn included."""
+def _check_size(
+    image: Mapping, content: bytes, size: tuple[int, int], header: tuple, turns: bool | None, cases: _Cases
+) -> tuple[int, int]:
+    """Hold the size in the JSON against the file's, EXIF's turn included; the size as the pipeline loads it."""
     import cv2
 
     _, stored, orientation = header
@@ -238,21 +270,25 @@ def _check_size(image: Mapping, content: bytes, size: tuple[int, int], header: t
     if orientation not in range(2, 9):
         if given != size:
             cases.add('image-size-not-file', image, words)
-        return
+        return size
     unturned = _decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     turned = _decode(content, cv2.IMREAD_COLOR)
     applied = turned is not None and unturned is not None and not np.array_equal(turned, unturned)
-    words += f', {_by(stored)} in the file, EXIF orientation {orientation}'
+    loaded = stored if turns is False and applied else size
+    words = f'{_by(given)} in the JSON, {_by(loaded)} as loaded, {_by(stored)} in the file, EXIF orientation {orientation}'
     exchanged = orientation in _TURNED and stored != stored[::-1]
     if given not in (size, stored):
         cases.add('image-size-not-file', image, words)
     elif not applied:  # a TIFF, or an image that is its own mirror image
         if given != size:
             cases.add('image-size-not-file', image, words)
-    elif not exchanged:
+    elif turns and not exchanged:
         cases.add('exif-rotation-unclear', image, words)
-    else:
+    elif turns:
         cases.add('exif-rotation-followed' if given == size else 'exif-rotation', image, words)
+    elif turns is False and exchanged and given == size:
+        cases.add('exif-rotation-ignored', image, words)
+    return loaded
 
 
 def _check_depth(image: Mapping, picture: np.ndarray, loaded: np.ndarray, cases: _Cases) -> None:
@@ -307,6 +343,12 @@ _TEXTS = {
         'are turned by an EXIF tag, and their annotations are for the unturned picture: MMDetection turns the picture '
         'alone.',
         "dict(type='LoadImageFromFile', color_type='color_ignore_orientation') in both pipelines, or remove the tag",
+    ),
+    'exif-rotation-ignored': (
+        'severe',
+        'are turned by an EXIF tag, and their annotations are for the turned picture: the color_type of this pipeline '
+        'leaves the picture unturned.',
+        "dict(type='LoadImageFromFile', color_type='color') in both pipelines",
     ),
     'exif-rotation-unclear': (
         'warning',

@@ -40,8 +40,8 @@ def with_orientation(array, orientation, kind='JPEG'):
     return out.getvalue()
 
 
-def found(coco, folder):
-    findings, facts = check_images(coco, folder, 'train')
+def found(coco, folder, loading=None):
+    findings, facts = check_images(coco, folder, 'train', loading=loading)
     return {finding.code: finding for finding in findings}, facts
 
 
@@ -132,6 +132,60 @@ def test_exif_orientation(tmp_path, orientation, size, code, severity):
         assert 'EXIF orientation 6' in codes[code].examples[0]
         loaded = LoadImageFromFile(color_type='color_ignore_orientation')({'img_path': str(tmp_path / 'a.jpg')})['img']
         assert loaded.shape[1::-1] == size  # the remedy brings picture and annotations together
+
+
+@pytest.mark.parametrize('loading', [{'color_type': 'color_ignore_orientation'}, {'color_type': 'unchanged'}])
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize(
+    ('orientation', 'size', 'codes'),
+    [
+        (6, (96, 64), []),  # the remedy was followed
+        (8, (64, 96), ['exif-rotation-ignored']),  # annotated as turned, loaded unturned
+        (3, (96, 64), []),
+        (6, (50, 50), ['image-size-not-file']),
+    ],
+)
+def test_exif_orientation_where_the_pipeline_ignores_it(tmp_path, loading, backend, orientation, size, codes):
+    from mmcv.transforms import LoadImageFromFile
+
+    coco = coco_of(tmp_path, {'a.jpg': (with_orientation(picture(1), orientation), size)})
+    loading = loading | {'imdecode_backend': backend}
+    findings, facts = found(coco, tmp_path, {'type': 'LoadImageFromFile', **loading})
+    assert list(findings) == codes
+    assert facts['a.jpg'].size == LoadImageFromFile(**loading)({'img_path': str(tmp_path / 'a.jpg')})['img'].shape[1::-1]
+    for code in codes:
+        assert '96x64 as loaded' in findings[code].examples[0]
+        assert findings[code].severity == 'severe'
+
+
+@pytest.mark.parametrize(
+    'loading',
+    [
+        {'type': 'LoadImageFromFile', 'color_type': 'unchanged'},
+        {'type': 'mmdet.LoadImageFromFile', 'imdecode_backend': 'tifffile'},
+        {'type': 'ReadSlide'},
+    ],
+)
+def test_of_another_loading_no_depth_is_said(tmp_path, loading):
+    dark = np.linspace(0, 4095, 96 * 64).reshape(64, 96).astype(np.uint16)
+    real = np.random.default_rng(0).random((64, 96)).astype(np.float32)
+    coco = coco_of(tmp_path, {'dark.png': encoded(dark), 'real.tif': encoded(real, '.tif')})
+    findings, facts = found(coco, tmp_path, {'type': 'LoadImageFromFile'})
+    assert {'bit-depth-lost', 'image-unreadable'} <= set(findings)
+    findings, facts = found(coco, tmp_path, loading)
+    assert findings == {}
+    assert set(facts) == {'dark.png', 'real.tif'}
+
+
+def test_a_format_of_another_loader_is_no_broken_image(tmp_path):
+    whole = encoded(picture(1))
+    coco = coco_of(tmp_path, {'a.vsi': b'II no format that OpenCV knows', 'cut.png': whole[: len(whole) // 2]})
+    assert found(coco, tmp_path)[0]['image-unreadable'].count == 2
+    findings, _ = found(coco, tmp_path, {'type': 'ReadSlide'})
+    assert findings['image-unreadable'].count == 1  # what Pillow knows and finds cut off
+    turned = with_orientation(picture(1), 6)
+    for size in ((96, 64), (64, 96)):
+        assert found(coco_of(tmp_path, {'a.jpg': (turned, size)}), tmp_path, {'type': 'ReadSlide'})[0] == {}
 
 
 @pytest.mark.parametrize('kind', ['.png', '.tif'])
