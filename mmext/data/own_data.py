@@ -229,7 +229,7 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
             lines.append(
                 f'  {file.path}: MMDetection drops {len(dropped)} (ignored, area 0, under 1 px or outside): {where}'
             )
-    lines += [f'Wrote {out}. Next:', f'  mmext groups {out} --schedule', f'  mim train mmdet {out}']
+    lines += [f'Wrote {out}. Next:', f'  mmext check {out}', f'  mmext groups {out} --schedule', f'  mim train mmdet {out}']
     return text, lines
 
 

@@ -39,6 +39,10 @@ def test_written_config_says_what_the_files_say(own):
     assert cfg.val_evaluator.ann_file == str(own / 'val/annotations.json')
     assert cfg.model.test_cfg.rcnn.max_per_img == 100
     assert any('Fiber' in line for line in lines)
+    out = own / 'my.py'
+    assert [line.strip() for line in lines[-4:]] == [
+        f'Wrote {out}. Next:', f'mmext check {out}', f'mmext groups {out} --schedule', f'mim train mmdet {out}',
+    ]  # fmt: skip
 
 
 def test_config_moves_with_its_folder(own, tmp_path):
