@@ -204,6 +204,18 @@ def not_said(findings: Sequence[Finding], said: Sequence[Finding]) -> list[Findi
     return [finding for finding in findings if not is_said(finding)]
 
 
+def left_out_on_purpose(findings: Sequence[Finding], cfg: Config) -> list[Finding]:
+    """The findings, those of categories that the config leaves out as information where it switches class_check off."""
+    hooks = cfg.get('default_hooks') or {}
+    hook = hooks.get('class_check', 'not set')  # a config that never had it says nothing
+    kind = hook.get('type') if isinstance(hook, Mapping) else None
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    if hook is not None and name.split('.')[-1] != 'NoHook':
+        return list(findings)
+    meant = {'severity': 'information', 'remedy': 'Nothing when it is meant, as the config switches class_check off.'}
+    return [replace(finding, **meant) if finding.code == 'class-not-in-config' else finding for finding in findings]
+
+
 def build_model(cfg: Config) -> nn.Module:
     """The model of a config as it is built, without weights; nothing is downloaded.
 
@@ -326,7 +338,7 @@ def _check(config: str, cfg: Config, images: bool, show: Path | None, progress: 
                 'sheets', write_sheets, part.coco, part.folder, show / part.name, counting(f'sheets of {part.name}')
             )
             report.sheets += sheets or []
-    report.findings = worst_first(report.findings)
+    report.findings = worst_first(left_out_on_purpose(report.findings, cfg))
     return report
 
 

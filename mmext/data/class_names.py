@@ -7,7 +7,7 @@ from mmext.errors import did_you_mean
 
 
 def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: str) -> list[Finding]:
-    """How the classes of the config and those of an annotation file disagree; all severe.
+    """How the classes of the config and those of an annotation file disagree.
 
     Args:
         classes: class names of the data set's ``metainfo``, in order.
@@ -15,7 +15,8 @@ def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: 
         ann_file: the file, for the message.
 
     Returns:
-        One finding a mistake; empty when they agree. A category that no annotation uses may be missing in the config.
+        One finding a mistake; empty when they agree. A category that no annotation uses may be missing in the config; one
+        that is used may be left out on purpose, and is severe only when a class of the config looks like its misspelling.
     """
     if isinstance(classes, str):
         text = f'metainfo.classes is the text {classes!r}, not a list of names.'
@@ -27,17 +28,20 @@ def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: 
             text = f'class {name!r} of the config is not in {ann_file}. {did_you_mean(name, counts)}{both}'
             remedy = f'Set metainfo=dict(classes={tuple(counts)}) of the data set, or those of them that you want.'
             mistakes.append(Finding('class-not-in-file', 'severe', text, remedy=remedy))
+    unknown = [name for name in classes if name not in counts]
     for name, count in counts.items():
         if name not in classes and count:
+            misspelt = did_you_mean(name, unknown)
             text = (
                 f'category {name!r} of {ann_file} has {count} annotations and is not in the config, so they would be '
-                f'dropped. {did_you_mean(name, classes)}{both}'
+                f'dropped. {misspelt}{both}'
             )
             remedy = (
                 'Add it to metainfo.classes and num_classes, or switch this check off: '
                 'default_hooks.class_check.type=mmext.NoHook'
             )
-            mistakes.append(Finding('class-not-in-config', 'severe', text, count, remedy=remedy))
+            severity = 'severe' if misspelt else 'warning'
+            mistakes.append(Finding('class-not-in-config', severity, text, count, remedy=remedy))
     in_file_order = tuple(name for name in counts if name in classes)
     if not mistakes and in_file_order != tuple(classes):
         text = (

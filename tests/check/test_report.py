@@ -220,6 +220,35 @@ def test_verdict(severities, verdict, problem):
     assert report.problem is problem
 
 
+@pytest.mark.parametrize(
+    ('hooks', 'severity'),
+    [
+        ({'class_check': {'type': 'mmext.NoHook'}}, 'information'),
+        ({'class_check': {'type': mmext.hooks.NoHook}}, 'information'),
+        ({'class_check': None}, 'information'),
+        ({'class_check': {'type': 'mmext.ClassCheckHook'}}, 'warning'),
+        ({}, 'warning'),
+        (None, 'warning'),
+    ],
+)
+def test_a_class_left_out_with_its_check_switched_off_is_no_problem(hooks, severity):
+    findings = [Finding('class-not-in-config', 'warning', 'Words.'), Finding('class-order', 'severe', 'Words.')]
+    out, order = module.left_out_on_purpose(findings, Config({'default_hooks': hooks}))
+    assert out.severity == severity
+    assert order == findings[1]
+
+
+def test_two_of_three_classes_on_purpose(demo_config):
+    two = [f"{part}_dataloader.dataset.metainfo.classes=('Fiber','Film')" for part in ('train', 'val')]
+    two += ['model.roi_head.bbox_head.num_classes=2', 'model.roi_head.mask_head.num_classes=2']
+    left_out = [f for f in check(str(demo_config), two).findings if f.code == 'class-not-in-config']
+    assert {f.severity for f in left_out} == {'warning'}
+    remedy = next(word for word in left_out[0].remedy.split() if '=' in word)
+    report = check(str(demo_config), [*two, remedy])
+    assert {f.severity for f in report.findings if f.code == 'class-not-in-config'} == {'information'}
+    assert not report.problem, codes(report)
+
+
 # ---- docs/check.md is in step with the package
 
 DOCUMENT = (Path(__file__).parents[2] / 'docs' / 'check.md').read_text()

@@ -16,6 +16,16 @@ def test_misspelt_class_is_named_with_both_sides():
     assert second.count == 4
 
 
+def test_a_class_left_out_is_a_warning_unless_one_of_the_config_looks_like_it():
+    (only,) = class_mistakes(('Fiber', 'Film'), COUNTS, 'a.json')
+    assert (only.code, only.severity) == ('class-not-in-config', 'warning')
+    assert [found.severity for found in class_mistakes(('Fibre', 'Fragment', 'Film'), COUNTS, 'a.json')] == ['severe'] * 2
+    # a class that the file has is misspelt nowhere, however near the other's name is
+    (only,) = class_mistakes(('cell a',), {'cell a': 3, 'cell b': 2}, 'a.json')
+    assert only.severity == 'warning'
+    assert 'Did you mean' not in only.text
+
+
 def test_a_missing_comma_is_named():
     (only,) = class_mistakes('Fiber', COUNTS, 'a.json')
     assert "Add a comma: classes=('Fiber',)" in only.remedy
