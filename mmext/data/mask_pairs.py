@@ -75,12 +75,13 @@ def near_pairs(groups: np.ndarray, box: np.ndarray) -> Iterator[tuple[np.ndarray
         number = following[begin:end]
         one = np.repeat(np.arange(begin, end), number)
         other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(number) - number, number)
-        near = _box_iou(box[order[one]], box[order[other]]) > SAME_BOX
+        near = box_iou(box[order[one]], box[order[other]]) > SAME_BOX
         yield order[one[near]], order[other[near]]
         begin = end
 
 
-def _box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """IoU (N,) of boxes x1, y1, x2, y2 (N, 4), pair by pair."""
     common = np.clip(np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2]), 0, None).prod(1)
     total = sum((box[:, 2:] - box[:, :2]).prod(1) for box in (one, other))
     return common / np.maximum(total - common, 1e-9)

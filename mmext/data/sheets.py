@@ -13,6 +13,7 @@ import numpy as np
 
 from mmext.analysis.mask_window import draw
 from mmext.data.coco_file import CocoFile
+from mmext.data.mask_pairs import box_iou
 from mmext.data.mask_shapes import MaskShapes, read_shapes
 from mmext.errors import InputError
 
@@ -131,7 +132,7 @@ def suspicion(coco: CocoFile, shapes: MaskShapes) -> tuple[np.ndarray, list[str]
     category = np.array([annotation['category_id'] for annotation in coco.annotations], int)
     sides = shapes.box[:, 2:] - shapes.box[:, :2]
     with np.errstate(divide='ignore', invalid='ignore'):
-        overlap = _box_iou(boxes, shapes.box)
+        overlap = box_iou(boxes, shapes.box)
         nearest = np.clip(given, shapes.least, shapes.most)
         wrong_area = np.abs(given - nearest) / np.maximum(np.abs(given), nearest)
     filled = (shapes.least + shapes.most) / 2 / np.maximum(sides.prod(1), 1)
@@ -155,13 +156,6 @@ def suspicion(coco: CocoFile, shapes: MaskShapes) -> tuple[np.ndarray, list[str]
     )
     remarks = [words[kind](i) if doubts[i, kind] else '' for i, kind in enumerate(worst)]
     return doubts.max(1), remarks
-
-
-def _box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """IoU (N,) of boxes x1, y1, x2, y2 (N, 4), pair by pair."""
-    low, high = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
-    common = np.clip(high - low, 0, None).prod(1)
-    return common / (sum((box[:, 2:] - box[:, :2]).prod(1) for box in (one, other)) - common)
 
 
 def _slug(name: str) -> str:
@@ -212,7 +206,8 @@ def _square(picture: np.ndarray | None, tile: Tile) -> Square:
     import cv2
 
     x, y, width, height = tile.annotation['bbox']
-    low, high = np.minimum(tile.box[:2], (x, y)), np.maximum(tile.box[2:], (x + width, y + height))
+    corners = np.sort([(x, y), (x + width, y + height)], axis=0)  # width and height may be negative
+    low, high = np.minimum(tile.box[:2], corners[0]), np.maximum(tile.box[2:], corners[1])
     side = round(max(_AROUND * (high - low).max(), _LEAST_SIDE))
     corner = np.round((low + high - side) / 2).astype(int)
     if picture is None:
@@ -280,8 +275,8 @@ def _drawn(tile: Tile, square: Square):
     corners = (
         np.array([(x - square.left, y - square.top), (x + width - square.left, y + height - square.top)]) * square.scale
     )
-    # a box far outside costs Pillow time and is not seen
-    (x1, y1), (x2, y2) = np.clip(np.round(corners), -_TILE, 2 * _TILE).astype(int).tolist()
+    # a box far outside costs Pillow time and is not seen; Pillow refuses one of negative width or height
+    (x1, y1), (x2, y2) = np.sort(np.clip(np.round(corners), -_TILE, 2 * _TILE).astype(int), axis=0).tolist()
     shown = Image.fromarray(picture)
     pen = ImageDraw.Draw(shown)
     pen.rectangle((x1 - 3, y1 - 3, x2 + 2, y2 + 2), outline='black')

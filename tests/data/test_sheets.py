@@ -189,6 +189,21 @@ def test_objects_outside_or_larger_than_the_image(tmp_path, polygon):
     assert len(write_sheets(coco, tmp_path, tmp_path / 'show')) == 4
 
 
+@pytest.mark.parametrize('sides', [(-30, 30), (30, -30), (-30, -30), (-0.01, 5), (0, 0), (-1e9, -1e9)])
+def test_boxes_of_negative_sides_are_drawn(tmp_path, sides):
+    coco = made(tmp_path, [entry(1, SQUARE, bbox=[50, 40, *sides])])
+    assert len(write_sheets(coco, tmp_path, tmp_path / 'show')) == 4
+
+
+def test_a_negative_box_is_drawn_where_its_corners_are(tmp_path):
+    drawn = []
+    for bbox in ([40, 30, 30, 20], [70, 50, -30, -20]):
+        coco = made(tmp_path, [entry(1, SQUARE, bbox=bbox)])
+        (tile,) = sheets._tiles(coco, read_shapes(coco), {'smallest': np.array([0])}, [''])['smallest']
+        drawn.append(np.array(sheets._drawn(tile, sheets._squares([tile], tmp_path)[1])))
+    assert (drawn[0] == drawn[1]).all()
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(sheets.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(InputError, match=r"matplotlib, which is not installed: pip install 'mmext\[report\]'"):
