@@ -1,4 +1,4 @@
-"""Metadata is in setup.cfg; here only what it cannot say: the wheel carries configs/ as mmext/.mim/configs."""
+"""Metadata is in setup.cfg; here only what it cannot say: the wheel carries configs/ and the model index in mmext/.mim."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,9 @@ class BuildPyWithConfigs(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:  # an editable install reads the checkout's configs
-            shutil.copytree('configs', Path(self.build_lib, 'mmext/.mim/configs'), dirs_exist_ok=True)
+            target = Path(self.build_lib, 'mmext/.mim')
+            shutil.copytree('configs', target / 'configs', dirs_exist_ok=True)
+            shutil.copy('model-index.yml', target)
 
 
 setup(cmdclass={'build_py': BuildPyWithConfigs})

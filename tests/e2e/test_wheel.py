@@ -21,7 +21,17 @@ def test_wheel_carries_the_configs_and_trains(demo_data, tmp_path):
     checkout = mmext.config_root().parent
     shutil.copytree(checkout / 'mmext', source / 'mmext', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copytree(checkout / 'configs', source / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'constraints.txt'):
+    files = (
+        'setup.py',
+        'setup.cfg',
+        'pyproject.toml',
+        'MANIFEST.in',
+        'README.md',
+        'LICENSE',
+        'constraints.txt',
+        'model-index.yml',
+    )
+    for name in files:
         shutil.copy(checkout / name, source)
     call(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '-o', tmp_path, '.', cwd=source)
     (wheel,) = tmp_path.glob('mmext-*.whl')
@@ -35,6 +45,8 @@ def test_wheel_carries_the_configs_and_trains(demo_data, tmp_path):
     found = call(python, '-c', 'import mmext; print(mmext.__file__, len(mmext.recipes()))', cwd=tmp_path).split()
     assert found[0].startswith(str(packages))
     assert int(found[1]) == len(mmext.recipes())
+    searched = call(tmp_path / 'venv/bin/python', '-m', 'mim', 'search', 'mmext', '--valid-config', cwd=tmp_path)
+    assert 'mask-rcnn_r50_fpn_finetune_microplastics' in searched
 
     document = json.loads((demo_data / 'train/annotations.json').read_text())
     document['images'] = document['images'][:4]
