@@ -58,8 +58,8 @@ no instance, so its prediction lacks what each costs: 0.02 G for each kernel abo
 Training is a step's losses and gradients, prediction all up to the pasted masks; both are times relative to the base
 recipe's model on one image of 256x427 with eight objects, in turns with it in one process: median (lowest to highest of the
 rounds), {machine}.
-Random weights propose other boxes in each model, so the mask heads see more or fewer of them: a difference under a fifth says
-nothing. Recipes with the same model share a measurement: `python benchmarks/models.py`.
+Random weights propose other boxes in each model, so the mask heads see more or fewer of them: a difference under a fifth
+says nothing. Recipes with the same model share a measurement: `python benchmarks/models.py`.
 """
 
 
