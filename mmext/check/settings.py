@@ -14,25 +14,24 @@ from mmext.check.checkpoints import entry_of, fresh_of, frozen_findings, preproc
 from mmext.check.instances import class_names
 from mmext.check.parts import DataPart
 from mmext.check.rates import plateau_findings, rate_findings, run_of, schedule_findings, schedulers_of
+from mmext.data.own_data import OTHER_CLASSES
 from mmext.errors import InputError, some
 from mmext.optim.group_report import build_optimizer
 
 _found = partial(Finding, where='config')
 
 _CLASS_KEYS = ('num_classes', 'num_things_classes')  # Mask2Former has the second
-# semantic heads count the classes of a stuff map, not of the instances; the RPN's one is an object or none
-_OTHER_CLASSES = ('FusedSemanticHead', 'VGG')
 
 
 def class_counts(model: object, path: str = 'model') -> dict[str, int]:
     """Every setting of a config's ``model`` that counts the classes of the instances: dotted path to its value."""
     if isinstance(model, Mapping):
         kind = model.get('type')
-        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] in _OTHER_CLASSES:
+        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] in OTHER_CLASSES:
             return {}
         found = {f'{path}.{key}': model[key] for key in _CLASS_KEYS if isinstance(model.get(key), int)}
         for key, value in model.items():
-            if key != 'rpn_head':
+            if key != 'rpn_head':  # whose one class is an object or none
                 found |= class_counts(value, f'{path}.{key}')
         return found
     if isinstance(model, (list, tuple)):

@@ -17,12 +17,11 @@ from mmext.check.anchors import AnchorHead, anchor_head, best_anchor_iou, better
 from mmext.check.instances import Instances, read_instances
 from mmext.check.ledger import cases
 from mmext.check.parts import DataPart
+from mmext.data.coco_file import MEDIUM, SMALL
 from mmext.errors import InputError
 from mmext.heads import MinSizeRPNHead
 
 _QUANTILES = (0.05, 0.5, 0.95)
-# COCO's areas of small and medium objects, in pixels of the original image: pycocotools' Params.areaRng
-_SMALL, _MEDIUM = 32**2, 96**2
 # On made demo data and the droplets our recipes leave 0 to 0.3 % of the objects without an anchor; anchors twice too
 # large leave 16 % and more. Between the two.
 _WARN_ANCHORS = 0.05
@@ -141,7 +140,7 @@ def _percents(counts: tuple[int, ...], total: int) -> str:
 
 def _row(name, mine, least, sides, areas, levels, levels_of, ious) -> ClassSizes:
     areas, count = areas[mine], int(mine.sum())
-    small, medium = int((areas < _SMALL).sum()), int(((areas >= _SMALL) & (areas < _MEDIUM)).sum())
+    small, medium = int((areas < SMALL).sum()), int(((areas >= SMALL) & (areas < MEDIUM)).sum())
     return ClassSizes(
         name,
         count,

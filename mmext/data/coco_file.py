@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mmext.errors import InputError, raise_all, some
 
+# COCO's areas below which objects are small and medium, in pixels of the original image: pycocotools' Params.areaRng
+SMALL, MEDIUM = 32**2, 96**2
 # what MMDetection reads of each entry, with the type it must have
 _FIELDS = {
     'images': {'id': int, 'file_name': str, 'width': numbers.Real, 'height': numbers.Real},

@@ -19,8 +19,8 @@ from mmext.data.coco_file import (
 from mmext.data.crowd import NOTABLE, as_instances, crowd_by_class
 from mmext.errors import InputError, raise_all, some
 
-# semantic heads count the classes of a stuff map, not of the instances
-_OTHER_CLASSES = ('FusedSemanticHead',)
+# semantic heads count the classes of a stuff map, backbones those that they were pretrained on, not the instances'
+OTHER_CLASSES = ('FusedSemanticHead', 'VGG')
 
 
 def with_num_classes(model: object, num_classes: int) -> object:
@@ -30,7 +30,7 @@ def with_num_classes(model: object, num_classes: int) -> object:
     ``model`` counts classes.
     """
     if isinstance(model, dict):
-        if model.get('type') in _OTHER_CLASSES:
+        if model.get('type') in OTHER_CLASSES:
             return None
         found = {key: with_num_classes(value, num_classes) for key, value in model.items() if key != 'rpn_head'}
         found = {key: value for key, value in found.items() if value is not None}

@@ -4,6 +4,7 @@ A tile is a square of the image around one object, with its mask's outline and i
 """
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mmext.analysis.mask_window import draw
-from mmext.data.coco_file import CocoFile
+from mmext.data.coco_file import MEDIUM, SMALL, CocoFile
 from mmext.data.mask_pairs import box_iou
 from mmext.data.mask_shapes import MaskShapes, read_shapes
 from mmext.errors import InputError
@@ -33,7 +34,7 @@ _RIM = 0.04  # of a tile's side: so much of it is shown, for an outline along th
 _SUB_PIXEL_BITS = 4  # cv2 takes corners in 1/16 px
 # doubt 4 of `suspicion`: eight median absolute deviations are five standard deviations of a normal distribution
 _DEVIATIONS = 8
-_COCO_SIZES = (32, 96)  # COCO's limits of small and large objects: 32² and 96² px
+_COCO_SIZES = (math.isqrt(SMALL), math.isqrt(MEDIUM))  # as sides, px
 
 
 @dataclass(frozen=True)

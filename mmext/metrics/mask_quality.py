@@ -20,6 +20,7 @@ from mmext.analysis.mask_match import BOX_IOU, Objects, Pair, match, union_iou
 from mmext.analysis.mask_shape import Shape, compare_shapes, is_thin
 from mmext.analysis.mask_window import draw, window_of
 from mmext.console import tell
+from mmext.data.coco_file import MEDIUM, SMALL
 from mmext.errors import InputError
 from mmext.registry import METRICS
 
@@ -38,8 +39,8 @@ MEANS = {
 OF_ALL = (*MEANS, 'swallowed')
 OF_CLASS = ('iou', 'boundary_iou', 'gap', 'coverage', 'area_ratio', 'union_iou')
 OF_SIZE = ('iou', 'gap')
-# upper limits of the area in pixels, COCO's: pycocotools, Params.areaRng
-SIZES = {'small': 32**2, 'medium': 96**2, 'large': math.inf}
+# upper limits of the area in pixels
+SIZES = {'small': SMALL, 'medium': MEDIUM, 'large': math.inf}
 # sums are whole numbers of this unit, so that their order does not matter: 2**-60 holds every float from 2**-8 on exactly
 _UNIT_BITS = 60
 
