@@ -13,6 +13,20 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 count = itertools.count()
 
 
+def changed_copy(original, *path_and_value):
+    """A copy of a document with one value set at a path of keys and places, or, for KeyError, taken out."""
+    document = copy.deepcopy(original)
+    *path, key, value = path_and_value
+    place = document
+    for step in path:
+        place = place[step]
+    if value is KeyError:
+        del place[key]
+    else:
+        place[key] = value
+    return document
+
+
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory) -> Path:
     """Made data: 8 training and 4 validation images."""

@@ -1,8 +1,9 @@
 import contextlib
-import copy
+import functools
 import json
 
 import pytest
+from conftest import changed_copy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,17 +29,7 @@ def write(tmp_path, document, name='ann.json'):
     return path
 
 
-def changed(*path_and_value):
-    document = copy.deepcopy(GOOD)
-    *path, key, value = path_and_value
-    place = document
-    for step in path:
-        place = place[step]
-    if value is KeyError:
-        del place[key]
-    else:
-        place[key] = value
-    return document
+changed = functools.partial(changed_copy, GOOD)
 
 
 def test_good_file(tmp_path):

@@ -1,8 +1,10 @@
 import contextlib
 import copy
+import functools
 import json
 
 import pytest
+from conftest import changed_copy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -59,17 +61,7 @@ def check(folder, document, classes=CLASSES, part='train'):
     return check_file(path, folder, part, classes)
 
 
-def changed(*path_and_value):
-    document = copy.deepcopy(GOOD)
-    *path, key, value = path_and_value
-    place = document
-    for step in path:
-        place = place[step]
-    if value is KeyError:
-        del place[key]
-    else:
-        place[key] = value
-    return document
+changed = functools.partial(changed_copy, GOOD)
 
 
 def test_a_sound_file_has_no_finding(folder):
