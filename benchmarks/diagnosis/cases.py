@@ -8,7 +8,7 @@ _TRAIN, _VAL = 'train_dataloader.dataset', 'val_dataloader.dataset'
 _EMPTY_CROPS = [
     {'type': 'LoadImageFromFile'},
     {'type': 'mmext.LoadInstanceMasks'},
-    {'type': 'BackgroundCrop'},
+    {'type': 'mmext.BackgroundCrop'},
     {'type': 'Resize', 'scale': (256, 256), 'keep_ratio': True},
     {'type': 'RandomFlip', 'prob': [0.3, 0.3], 'direction': ['horizontal', 'vertical']},
     {'type': 'PackDetInputs'},
@@ -66,7 +66,7 @@ TRAINED = (
     Case(
         'heads frozen',
         ('part-not-training', 'part-unchanged', 'part-without-gradient'),
-        {'custom_hooks': [{'type': 'FrozenHeads'}]},
+        {'custom_hooks': [{'type': 'mmext.FrozenHeads'}]},
     ),
     Case('mask loss weight 0.05', ('mask-loss-weight',), {'model.roi_head.mask_head.loss_mask.loss_weight': 0.05}),
     Case('masks eroded', ('masks-narrow',), {f'{_TRAIN}.ann_file': '{data}/train/eroded.json'}),
