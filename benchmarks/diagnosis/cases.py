@@ -62,7 +62,7 @@ HEALTHY = (
 )
 TRAINED = (
     Case('mask rate 100x too low', ('mask-rate-low',), {f'{_KEYS}.mask_head': {'lr_mult': 0.1}}),
-    Case('rate too high', ('loss-exploding',), {'optim_wrapper.optimizer.lr': 0.1}),
+    Case('rate too high', ('rate-too-high', 'loss-exploding'), {'optim_wrapper.optimizer.lr': 0.1}),
     Case(
         'heads frozen',
         ('part-not-training', 'part-unchanged', 'part-without-gradient'),

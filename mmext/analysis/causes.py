@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmext.analysis import remedies
-from mmext.analysis.facts import HEADS, Facts, Hit, NotJudged
+from mmext.analysis.facts import HEADS, LEVEL_LINES, PART_PATHS, Facts, Hit, NotJudged, number
 
+# MMDetection's schedules for SGD, which its --auto-scale-lr scales by the batch
+LINEAR_RATE, LINEAR_BATCH = 0.02, 16
 # lines of the log that the run's last start has surely written
 _LATEST = 3
 _STAGE_WORDS = ('heads', '5+', '4+', '3+', 'all')
@@ -55,6 +57,30 @@ def mask_rate_low(facts: Facts, limit: Mapping[str, float]) -> Hit | NotJudged |
     key, like = facts.key_of('mask_head') or 'mask_head', facts.multiplier('bbox_head')
     settings = {f'{remedies.CUSTOM_KEYS}.{key}.lr_mult': remedies.plain(like)} if like > 0 else {}
     return Hit({'ratio': ratio}, settings)
+
+
+def rate_too_high(facts: Facts, limit: Mapping[str, float]) -> Hit | NotJudged | None:
+    """A rate far above the linear rule's, and a loss that rose with it from the first log lines on."""
+    rates = facts.base_rates[np.isfinite(facts.base_rates)]
+    batch = facts.setting('train_dataloader.batch_size')
+    if not len(rates) or not isinstance(batch, int) or batch < 1:
+        return NotJudged('no learning rate in the log, or no batch size in the config')
+    if 'Adam' in str(facts.setting('optim_wrapper.optimizer.type')):
+        return NotJudged('the linear rule is for SGD')
+    part = max(PART_PATHS, key=facts.multiplier)
+    rate = float(rates.max()) * facts.multiplier(part)
+    times = rate / (LINEAR_RATE * batch / LINEAR_BATCH)
+    if times < limit['times']:
+        return None
+    totals = np.array([number(line.get('loss', math.nan)) for line in facts.run.train])
+    start = totals[np.isfinite(totals)][: max(LEVEL_LINES, len(totals) // 3)]
+    values = {'part': part, 'rate': rate, 'times': times}
+    if len(start) >= LEVEL_LINES and start.max() >= limit['rise'] * start[0]:
+        rose = f'; the loss rose with it, from {start[0]:.3g} to {start.max():.3g}'
+        return Hit(values | {'rose': rose}, remedies.calmer(facts))
+    # a batch may be shared by GPUs that the records say nothing of, and then the rate is as planned
+    rose = ' (on one GPU), and the loss bore it'
+    return Hit(values | {'rose': rose}, {}, severity='information', confidence=0.3)
 
 
 def new_heads_at_backbone_rate(facts: Facts, limit: Mapping[str, float]) -> Hit | NotJudged | None:

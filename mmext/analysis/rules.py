@@ -51,6 +51,7 @@ _S0 = 'source document on small masks (S0)'
 # what keeps a training from working at all, and so explains most of what else is seen
 _BROKEN = (
     'loss-exploding',
+    'rate-too-high',
     'part-not-training',
     'no-positive-rois',
     'mask-rate-low',
@@ -81,6 +82,20 @@ RULES = (
         advice='Lower rates, and gradients that are clipped.',
         confidence=0.9,
         limits={'factor': Limit(2.0, f'{_S4}, problem 2 (0.4 to 2.1); healthy runs rose to 1.2 times their lowest')},
+    ),
+    Rule(
+        'rate-too-high',
+        'severe',
+        causes.rate_too_high,
+        cause='the learning rate is too high',
+        text="{part} has {rate:.3g}, {times:.0f} times MMDetection's 0.02 for a batch of 16{rose}.",
+        advice='Lower rates.',
+        confidence=0.8,
+        limits={
+            'times': Limit(20, f'{_OURS}: five times the most that a part has in a recipe of ours'),
+            'rise': Limit(1.15, 'in forty healthy runs on made data the first log line was the highest'),
+        },
+        explained_by=('loss-exploding',),
     ),
     Rule(
         'part-not-training',

@@ -219,6 +219,9 @@ NOISE = np.random.default_rng(1).normal(1, 0.02, 40)
 
 PLANTED = {
     'loss-exploding': dict(train=lines_with(loss_mask=np.append(curve(1.5, 0.2, 30), np.linspace(0.3, 4, 10)))),
+    'rate-too-high': dict(
+        train=lines_with(loss_cls=np.r_[0.5, 2.5, 3.5, np.geomspace(3, 0.2, 37)], **rates(mask=1.0, box=1.0, base=0.1))
+    ),
     'no-positive-rois': dict(train=lines_with(loss_mask=0.0, loss_bbox=0.0)),
     'mask-rate-low': dict(train=lines_with(**rates(mask=0.0001))),
     'part-not-training': dict(train=healthy_train(), groups=[group('mask_head', None, trainable=0)]),
@@ -334,6 +337,13 @@ def test_s4s_share_rules_take_the_shares_before_weights_and_plain_mask_rcnn_alon
     assert 'cross-entropy' in other.not_judged['mask-share-high']
     light = lines_with(loss_mask=curve(3, 0.9) / 10)
     assert 'mask-share-high' in codes(diagnose(make_run(tmp_path / 'light', light, mask_weight=0.1)))
+
+
+def test_a_high_rate_that_the_loss_bears_is_no_problem(tmp_path):
+    train = lines_with(**rates(mask=1.0, box=1.0, base=0.1))
+    answer = diagnose(make_run(tmp_path, train, healthy_val()))
+    assert (answer.status, codes(answer)) == (HEALTHY, ['rate-too-high'])
+    assert 'mask_head has 1' in answer.findings[0].text or 'bbox_head has 1' in answer.findings[0].text
 
 
 def test_ln2_is_of_cross_entropy_alone_and_not_where_masks_are_found(tmp_path):
