@@ -40,21 +40,27 @@ class Experiment:
     """What an experiment on the checkpoint measured (mmext.probe).
 
     ``before`` and ``after``: mean mask IoU of ``objects`` objects as they are and with one thing made right; ``error`` the
-    standard error of the difference; ``text`` the answer in words, also when nothing was found; ``findings`` what it found.
+    standard error of the difference; None where it measures something else, which stands in ``table``: row, then column, to
+    number. ``text``: the answer in words, also when nothing was found; ``findings`` what it found.
     """
 
     name: str
-    before: float
-    after: float
-    error: float
-    objects: int
-    text: str
+    before: float | None = None
+    after: float | None = None
+    error: float | None = None
+    objects: int = 0
+    text: str = ''
     findings: Sequence[Cause] = ()
+    table: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> float | None:
+        return None if self.before is None or self.after is None else self.after - self.before
 
     def to_record(self) -> dict:
         """For JSON, without the findings, which stand among those of the diagnosis."""
-        names = ('name', 'before', 'after', 'error', 'objects', 'text')
-        return {name: getattr(self, name) for name in names} | {'gain': self.after - self.before}
+        names = ('name', 'before', 'after', 'error', 'objects', 'text', 'gain', 'table')
+        return {name: getattr(self, name) for name in names}
 
 
 # what the records show, and the findings of experiments that bring it about

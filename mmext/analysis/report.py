@@ -68,23 +68,38 @@ def _finding_lines(finding: Cause, width: int) -> list[Text]:
 
 
 def _experiment_lines(experiments: Sequence[Experiment], width: int) -> list[Text]:
-    """A table of mask IoUs, the answers in words below."""
-    if not experiments:
-        return []
-    wide = max(len(one.name) for one in experiments)
-    head = f'{"experiment":{max(wide, 10)}}  mask IoU   after    gain  std. error  objects'
-    lines = [Text(), Text(head, style='bold')]
+    """A table of mask IoUs, the tables of what is measured otherwise, the answers in words below."""
+    measured = [one for one in experiments if one.gain is not None]
+    lines = []
+    if measured:
+        wide = max(10, *(len(one.name) for one in measured))
+        lines += [Text(), Text(f'{"experiment":{wide}}  mask IoU   after    gain  std. error  objects', style='bold')]
+        for one in measured:
+            ious = f'{one.before:8.3f}  {one.after:6.3f}  {one.gain:+6.3f}  {one.error:10.3f}'
+            lines.append(Text(f'{one.name:{wide}}  {ious}  {one.objects:7d}'))
     for one in experiments:
-        gain = one.after - one.before
-        lines.append(
-            Text(
-                f'{one.name:{max(wide, 10)}}  {one.before:8.3f}  {one.after:6.3f}  {gain:+6.3f}  {one.error:10.3f}'
-                f'  {one.objects:7d}'
-            )
-        )
+        lines += _table_lines(one)
     for one in experiments:
         lines += _wrapped(f'{one.name}: {one.text}', width, '', '  ', 'dim')
     return lines
+
+
+def _table_lines(experiment: Experiment) -> list[Text]:
+    columns = list(dict.fromkeys(column for row in experiment.table.values() for column in row))
+    if not columns:
+        return []
+    first = max(map(len, (experiment.name, *experiment.table)))
+    wide = {column: max(7, len(column)) for column in columns}
+    head = '  '.join([f'{experiment.name:{first}}', *(f'{column:>{wide[column]}}' for column in columns)])
+    lines = [Text(), Text(head, style='bold')]
+    for name, row in experiment.table.items():
+        cells = (f'{_cell(row.get(column)):>{wide[column]}}' for column in columns)
+        lines.append(Text('  '.join([f'{name:{first}}', *cells])))
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return '-' if value is None else f'{value:.3g}'
 
 
 def _facts_line(facts: Mapping[str, object]) -> str:

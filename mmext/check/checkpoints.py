@@ -114,7 +114,7 @@ def fresh_of(model: nn.Module, load_from: str, entry: Mapping | None) -> tuple[d
         load_from: a file, or a URL: of one that MMDetection published the names and shapes are known from its config.
         entry: MMDetection's entry of it, if there is one.
     """
-    local = _local_file(load_from)
+    local = local_file(load_from)
     if local is None and entry is None:
         if _is_url(load_from):
             return None, [_not_read(load_from, 'it is not downloaded for a check, and MMDetection does not list it')]
@@ -152,7 +152,8 @@ def _is_url(load_from: str) -> bool:
     return re.match(r'[a-z][a-z0-9+.-]*://', load_from) is not None
 
 
-def _local_file(load_from: str) -> Path | None:
+def local_file(load_from: str) -> Path | None:
+    """The file of a checkpoint, by its path or, downloaded once, by its URL; None when it is not here."""
     path = Path(load_from)
     if _is_url(load_from):  # where torch keeps what it has downloaded once
         path = Path(torch.hub.get_dir(), 'checkpoints', load_from.rsplit('/', 1)[-1])

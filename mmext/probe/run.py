@@ -9,8 +9,9 @@ import torch
 from mmext.analysis.diagnose import Experiment
 from mmext.analysis.facts import Facts
 from mmext.analysis.runs import Run
+from mmext.errors import InputError
 from mmext.loops.loss_val_loop import kept_random_state
-from mmext.probe import annotation, boxes, channel, fit, grid, threshold
+from mmext.probe import annotation, boxes, channel, fit, gradients, grid, threshold, weights
 from mmext.probe.objects import Part, measure
 from mmext.probe.subject import Subject, load_subject, why_not
 
@@ -39,9 +40,10 @@ def probe(run: Run, progress: Callable[[str, int, int], None] | None = None, dev
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with kept_random_state():
         subject = load_subject(run, device, SEED)
+        trained, remarks = judge_training(run, subject, progress)
         reason = why_not(subject.model)
         if reason:
-            return Probe((), (f'The experiments do not apply: {reason}.',))
+            return Probe(trained, (*remarks, f'The experiments on masks do not apply: {reason}.'))
         parts = {}
         for name, sample in subject.samples.items():
             counting = None
@@ -51,8 +53,25 @@ def probe(run: Run, progress: Callable[[str, int, int], None] | None = None, dev
     remark = f'Experiments on {subject.checkpoint.name} and {_sampled(parts["val"])}, {_sampled(parts["train"])}.'
     if not parts['train'].matched or not parts['val'].matched:
         empty = ' and '.join(name for name, part in parts.items() if not part.matched)
-        return Probe((), (remark, f'No detection on {empty} matches an object of its class: the experiments say nothing.'))
-    return Probe(tuple(judge(subject, parts['train'], parts['val'], loss_fall(run))), (remark,))
+        nothing = f'No detection on {empty} matches an object of its class: the experiments on masks say nothing.'
+        return Probe(trained, (remark, *remarks, nothing))
+    return Probe((*judge(subject, parts['train'], parts['val'], loss_fall(run)), *trained), (remark, *remarks))
+
+
+def judge_training(
+    run: Run, subject: Subject, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[tuple[Experiment, ...], tuple[str, ...]]:
+    """What gradients and checkpoints say of the training, and remarks on what they cannot say."""
+    facts, counting = Facts(run), None
+    if progress:
+        counting = lambda done, total: progress('gradients', done, total)  # noqa: E731
+    found, remarks = [weights.compare_checkpoints(run.path, subject.cfg, subject.model, facts)], []
+    try:
+        measured = gradients.measure(run, subject.cfg, subject.model, SEED, counting)
+        found.insert(0, gradients.judge(measured, facts))
+    except InputError as error:  # the training data may be gone, and the masks of validation can be looked at all the same
+        remarks.append(f'No gradients: {error}')
+    return tuple(one for one in found if one is not None), tuple(remarks)
 
 
 def judge(subject: Subject, train: Part, val: Part, fall: float | None) -> list[Experiment]:

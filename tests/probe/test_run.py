@@ -9,9 +9,15 @@ from mmext.analysis.diagnose import diagnose_run
 from mmext.analysis.findings import is_problem
 from mmext.analysis.runs import Run, read_run
 from mmext.errors import InputError
+from mmext.probe import gradients
 from mmext.probe.objects import measure
 from mmext.probe.run import probe
 from mmext.probe.subject import find_checkpoint, load_subject
+
+
+@pytest.fixture(autouse=True)
+def one_batch(monkeypatch):
+    monkeypatch.setattr(gradients, 'BATCHES', 1)
 
 
 def findings(work_dir):
@@ -27,6 +33,7 @@ def test_a_good_checkpoint_has_no_problem(shapes_run):
         'train against val',
         'class channel',
         'annotation',
+        'gradients',
     ]
     assert not is_problem(finding for one in made.experiments for finding in one.findings)
     assert made.experiments[0].before > 0.8  # it does see what it is asked about
@@ -112,8 +119,8 @@ def test_a_model_without_grids_is_told_so(shapes_run, tmp_path):
 
     torch.save({'state_dict': build_model(cfg).state_dict()}, tmp_path / 'epoch_1.pth')
     made = probe(read_run(tmp_path))
-    assert made.experiments == ()
-    assert 'SOLOv2 predicts no mask grid for each box' in made.remarks[0]
+    assert {one.name for one in made.experiments} <= {'gradients'}  # of which the recipe's data may not be here
+    assert 'SOLOv2 predicts no mask grid for each box' in made.remarks[-1]
 
 
 def test_the_best_checkpoint_is_taken_and_a_moved_work_dir_works(tmp_path):
