@@ -13,6 +13,7 @@ from mmext.errors import InputError
 _JSON = click.option(
     '--json', 'json_file', type=click.Path(dir_okay=False, path_type=Path), help='Write the answer here too.'
 )
+_OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 _CFG_OPTIONS = click.option(
     '--cfg-options',
     multiple=True,
@@ -244,42 +245,64 @@ def _deep(work_dir: Path):
 
 
 @cli.command()
-@click.argument('work_dirs', metavar='WORK_DIR...', nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument('folders', metavar='WORK_DIR...', nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option('--metric', metavar='NAME', help='Show the validation that is best by this.  [default: mask_ap]')
+@click.option(
+    '--at', type=click.Choice(['best', 'last']), default='best', show_default=True, help='Which validation to show.'
+)
+@click.option('--sort', metavar='COLUMN', help='Order the runs by this, best first.  [default: as given]')
+@click.option('--columns', metavar='NAMES', help='One table of these: state,mask_ap,share_mask. `list` prints all names.')
+@click.option('--csv', 'csv_file', type=_OUT_FILE, metavar='FILE', help='Write every number, a row a run.')
+@click.option('--markdown', 'markdown_file', type=_OUT_FILE, metavar='FILE', help='Write the tables as Markdown.')
 @_JSON
 @click.pass_context
-def compare(ctx, work_dirs: tuple[Path, ...], json_file: Path | None) -> None:
-    """Set runs side by side: best APs, final losses and shares, and the config lines in which they differ.
+def compare(ctx, folders: tuple[Path, ...], metric, at, sort, columns, csv_file, markdown_file, json_file) -> None:
+    """Set runs side by side: states, verdicts, validation, losses and shares, and where their configs differ.
 
-    Works on MMDetection's own runs too. A run that cannot be read is named; exit code 2 when none can.
+    WORK_DIR is a run's folder or one that holds many. Works on running and broken-off runs and on MMDetection's own.
+    Resumed starts are one run, a start from the beginning is a run of its own. What cannot be read is an entry; exit code 2
+    when nothing can. What each column means: docs/compare.md.
 
-    Example: mmext compare work_dirs/uniform work_dirs/differential
+    \b
+    Examples:
+      mmext compare work_dirs/uniform work_dirs/differential
+      mmext compare work_dirs --sort mask_ap --csv runs.csv
+      mmext compare work_dirs --metric mask_iou --columns state,epochs,mask_iou,share_mask
     """
-    import json
+    from mmext.analysis import compare as comparing
+    from mmext.analysis import compare_report as report
+    from mmext.console import console, progress_bars
 
-    from mmext.analysis.compare import difference_table, loss_table, result_table, to_record
-    from mmext.analysis.runs import read_run
-    from mmext.console import console
-
-    runs = [read_run(work_dir) for work_dir in work_dirs]
-    readable = [run for run in runs if run.train]
-    if json_file:
-        json_file.write_text(json.dumps(to_record(runs), indent=2) + '\n')
+    with progress_bars() as progress:
+        answer = comparing.compare(folders, metric, at, sort, progress=progress)
+    if columns == 'list':
+        for name, column in answer.columns.items():
+            click.echo(f'{name}\t{column.key or column.heading}')
+        return
+    names = columns and [comparing.column_name(name, answer.columns, '--columns') for name in columns.split(',')]
+    for file, text in (
+        (json_file, answer.to_json),
+        (csv_file, lambda: report.to_csv(answer, names)),
+        (markdown_file, lambda: report.to_markdown(answer, names)),
+    ):
+        if file:
+            file.write_text(text(), encoding='utf-8')
     out = console()
-    if readable:
-        out.print(result_table(readable))
-        out.print(loss_table(readable))
-        differences = difference_table(readable)
-        if differences:
-            out.print(differences)
-        elif len(readable) > 1:
+    if answer.readable:
+        for sheet in report.sheets(answer, names, out.width):
+            out.print(sheet.title, style='bold', soft_wrap=True, markup=False)
+            out.print(sheet.to_table())
+            if sheet.hidden:
+                out.print(f'No room for: {", ".join(sheet.hidden)}. --csv FILE has all.', soft_wrap=True, markup=False)
+            out.print()
+        if len(answer.readable) > 1 and not answer.differences:
             out.print('Their configs do not differ.')
-        for run in readable:
-            if run.end:
-                out.print(f'{run.name}: {run.end}', soft_wrap=True, markup=False)
-    for run in runs:
+        for line in report.remarks(answer):
+            out.print(line, soft_wrap=True, markup=False)
+    for run in answer.runs:
         if run.problem:
             click.echo(f'{run.path}: {run.problem}', err=True)
-    ctx.exit(0 if readable else 2)
+    ctx.exit(0 if answer.readable else 2)
 
 
 def spread_cfg_options(arguments: list[str]) -> list[str]:

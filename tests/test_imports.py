@@ -79,6 +79,7 @@ def test_imports_go_one_way(path):
         'mmext.data.sheets',
         'mmext.analysis.child_config',
         'mmext.analysis.compare',
+        'mmext.analysis.compare_report',
         'mmext.analysis.findings',
         'mmext.analysis.report',
         'mmext.analysis.watch',

@@ -1,95 +1,259 @@
-"""Runs side by side: where their configs differ and what came out. No torch."""
+"""Runs side by side: where they stand, what came out, and where their configs differ. No torch."""
 
-from collections.abc import Sequence
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-from rich.table import Table
-
-from mmext.analysis.runs import AP_METRICS, Run
+from mmext.analysis.config_diff import config_differences
+from mmext.analysis.digest import Digest, read_digest
 from mmext.analysis.shares import by_family, shares
+from mmext.analysis.work_dirs import find_runs
+from mmext.errors import InputError
 
-SCHEMA_VERSION = 1
-MISSING = '-'
-
-
-def config_differences(runs: Sequence[Run]) -> dict[str, list[object]]:
-    """Dotted config key to its value in each run, for the keys whose values are not all the same; MISSING where absent."""
-    keys = dict.fromkeys(key for run in runs for key in run.config)
-    rows = {key: [run.config.get(key, MISSING) for run in runs] for key in keys}
-    return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+SCHEMA_VERSION = 2
+BEST, LAST = 'best', 'last'
 
 
-def summary(run: Run) -> dict:
-    """What came out of a run: best metrics, and losses and shares of its last log line."""
-    last = run.train[-1] if run.train else {}
-    return {
+@dataclass(frozen=True)
+class Column:
+    """A number of a run: its heading, its format, whether more is better (1), worse (-1) or neither (0), and ``key``, its
+    name in the log when a validation measures it."""
+
+    heading: str
+    form: str = '.3f'
+    better: int = 1
+    key: str | None = None
+
+
+COLUMNS = {
+    'run': Column('run', '', 0),
+    'path': Column('path', '', 0),
+    'state': Column('state', '', 0),
+    'epochs': Column('epochs', 'g', 0),
+    'planned': Column('planned', 'g', 0),
+    'iterations': Column('iterations', 'g', 0),
+    'time': Column('s/iter', '.3g', -1),
+    'memory': Column('GB', '.2f', -1),
+    'validation': Column('at', 'g', 0),
+    'validations': Column('validations', 'd', 0),
+    'box_ap': Column('box AP', key='coco/bbox_mAP'),
+    'box_ap50': Column('box AP50', key='coco/bbox_mAP_50'),
+    'box_ap75': Column('box AP75', key='coco/bbox_mAP_75'),
+    'box_ap_s': Column('box AP small', key='coco/bbox_mAP_s'),
+    'box_ap_m': Column('box AP medium', key='coco/bbox_mAP_m'),
+    'box_ap_l': Column('box AP large', key='coco/bbox_mAP_l'),
+    'mask_ap': Column('mask AP', key='coco/segm_mAP'),
+    'mask_ap50': Column('mask AP50', key='coco/segm_mAP_50'),
+    'mask_ap75': Column('mask AP75', key='coco/segm_mAP_75'),
+    'mask_ap_s': Column('mask AP small', key='coco/segm_mAP_s'),
+    'mask_ap_m': Column('mask AP medium', key='coco/segm_mAP_m'),
+    'mask_ap_l': Column('mask AP large', key='coco/segm_mAP_l'),
+    'mask_iou': Column('mask IoU', key='mask/iou'),
+    'coverage': Column('coverage', better=0, key='mask/coverage'),
+    'area_ratio': Column('area ratio', better=0, key='mask/area_ratio'),
+    'boundary_iou': Column('boundary IoU', key='mask/boundary_iou'),
+    'val_loss': Column('val loss', better=-1, key='val_loss'),
+    'val_loss_mask': Column('val mask loss', better=-1, key='val_loss_mask'),
+    'loss': Column('loss', better=-1),
+    'verdict': Column('verdict', '', 0),
+}
+# which of them chooses the validation when nobody says it: the first that a run has
+_METRICS = ('mask_ap', 'box_ap', 'val_loss')
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side: the one record that table, CSV, JSON, Markdown and page show.
+
+    ``rows``: of each run the value of each column, None where it has none. Validation metrics are all of one validation,
+    the one of the best ``metric`` or the last one (``at``). ``differences``: dotted config key to the value of each run that
+    has a config, by its name. ``columns``: name to column, those of the log's other names included.
+    """
+
+    runs: tuple[Digest, ...]
+    rows: tuple[Mapping[str, object], ...]
+    columns: Mapping[str, Column]
+    metric: str
+    at: str
+    differences: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def readable(self) -> tuple[Digest, ...]:
+        return tuple(run for run in self.runs if run.readable)
+
+    def to_record(self) -> dict:
+        """For JSON: docs/compare.md has the schema."""
+        return {
+            'schema_version': SCHEMA_VERSION,
+            'metric': self.metric,
+            'at': self.at,
+            'runs': [
+                {
+                    **row,
+                    'starts': list(run.starts),
+                    'problem': run.problem,
+                    'end': run.end,
+                    'verdict': run.verdict and asdict(run.verdict),
+                    'best': {name: _best(run.val, column) for name, column in self.columns.items() if column.key},
+                    'losses': by_family(run.last),
+                    'shares': shares(run.last),
+                }
+                for run, row in zip(self.runs, self.rows, strict=True)
+            ],
+            'config_differences': {key: dict(values) for key, values in self.differences.items()},
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(finite(self.to_record()), indent=2, allow_nan=False) + '\n'
+
+
+def compare(
+    folders: Iterable[str | Path],
+    metric: str | None = None,
+    at: str = BEST,
+    sort: str | None = None,
+    curves: bool = False,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Comparison:
+    """Set the runs in folders side by side.
+
+    Args:
+        folders: work_dirs, folders of work_dirs, or folders of single starts.
+        metric: column, or name in the log, whose best validation is shown; without, mask AP where there is one.
+        at: ``'best'`` or ``'last'``, the validation that is shown.
+        sort: column by which to order the runs, best first; without, they stay as given.
+        curves: whether the runs' log lines are wanted too.
+        progress: is told what is done, how much of it, and of how much.
+
+    Raises:
+        InputError: no run has such a column.
+    """
+    places = find_runs(folders)
+    runs = []
+    for number, place in enumerate(places, 1):
+        runs.append(read_digest(place, curves))
+        progress('reading', number, len(places))
+    columns = all_columns(runs)
+    if metric is None:
+        metric = next((one for one in _METRICS if any(_values(run, columns[one]) for run in runs)), _METRICS[0])
+    else:
+        metric = column_name(metric, columns, 'metric')
+        if not columns[metric].key:
+            measured = ', '.join(name for name, column in columns.items() if column.key)
+            raise InputError(f'metric: {metric} is not measured in validation. Allowed: {measured}.')
+    rows = [_row(run, columns, metric, at) for run in runs]
+    if sort is not None:
+        order = _order(rows, column_name(sort, columns, 'sort'), columns)
+        runs, rows = [runs[i] for i in order], [rows[i] for i in order]
+    with_config = [run for run in runs if run.config]
+    differences = config_differences([run.config for run in with_config])
+    names = [run.name for run in with_config]
+    return Comparison(
+        tuple(runs),
+        tuple(rows),
+        columns,
+        metric,
+        at,
+        {key: dict(zip(names, values, strict=True)) for key, values in differences.items()},
+    )
+
+
+def all_columns(runs: Sequence[Digest]) -> dict[str, Column]:
+    """The columns above, those of the loss families of these runs, and every other name of their validations."""
+    columns = dict(COLUMNS)
+    verdict = columns.pop('verdict')
+    for family in dict.fromkeys(family for run in runs for family in by_family(run.last)):
+        columns[f'loss_{family}'] = Column(f'loss {family}', better=-1)
+        columns[f'share_{family}'] = Column(f'share {family}', '.0%', 0)
+    named = {column.key for column in columns.values()}
+    for key in dict.fromkeys(key for run in runs for line in run.val for key in line):
+        if key not in named and key not in columns and key not in ('epoch', 'step', 'iter', 'time', 'data_time'):
+            columns[key] = Column(key, '.4g', -1 if 'loss' in key else 1, key)
+    return {**columns, 'verdict': verdict}
+
+
+def column_name(given: str, columns: Mapping[str, Column], option: str) -> str:
+    """The column that is meant: by its name, its heading (``mask AP``), or its name in the log.
+
+    Raises:
+        InputError: there is none.
+    """
+    for name, column in columns.items():
+        if given.strip().lower() in (name.lower(), column.heading.lower(), (column.key or name).lower()):
+            return name
+    near = difflib.get_close_matches(given, columns, 1)
+    meant = f' Did you mean {near[0]!r}?' if near else ''
+    raise InputError(f'{option}: no run has {given!r}. There are: {", ".join(columns)}.{meant}')
+
+
+def _row(run: Digest, columns: Mapping[str, Column], metric: str, at: str) -> dict[str, object]:
+    line = _validation(run, columns[metric], at)
+    families, parts = by_family(run.last), shares(run.last)
+    row: dict[str, object] = {
         'run': run.name,
         'path': str(run.path),
-        'problem': run.problem,
-        'end': run.end,
-        'epoch': last.get('epoch'),
-        'iteration': last.get('step', last.get('iter')),
-        'best': {name: run.best(metric) for name, metric in AP_METRICS.items()},
-        'loss': last.get('loss'),
-        'losses': by_family(last),
-        'shares': shares(last),
+        'state': run.state,
+        'epochs': run.last.get('epoch'),
+        'planned': run.planned,
+        'iterations': run.iterations,
+        'time': run.seconds,
+        'memory': None if run.memory is None else run.memory / 1024,
+        'validation': line.get('epoch', line.get('step')),
+        'validations': len(run.val),
+        'loss': run.last.get('loss'),
+        'verdict': run.verdict and (run.verdict.code or run.verdict.status),
     }
+    row |= {f'loss_{family}': value for family, value in families.items()}
+    row |= {f'share_{family}': value for family, value in parts.items()}
+    row |= {name: _measured(line, column) for name, column in columns.items() if column.key}
+    return {name: row.get(name) for name in columns}
 
 
-def to_record(runs: Sequence[Run]) -> dict:
-    """The machine-readable form."""
-    differences = config_differences([run for run in runs if run.config])
-    return {
-        'schema_version': SCHEMA_VERSION,
-        'runs': [summary(run) for run in runs],
-        'config_differences': {
-            key: dict(zip([str(run.path) for run in runs if run.config], values, strict=True))
-            for key, values in differences.items()
-        },
-    }
+def _measured(line: Mapping[str, float], column: Column) -> float | None:
+    """A metric of a validation; None where it has none, and for COCO's -1, which says that there is no such object."""
+    value = line.get(column.key)
+    return None if value is None or (value == -1 and column.key.startswith(('coco/', 'mask/'))) else value
 
 
-def result_table(runs: Sequence[Run]) -> Table:
-    """Best metrics, a row a run."""
-    table = Table(title='Best validation', title_justify='left')
-    table.add_column('run', overflow='fold')
-    for heading in ('epochs', *AP_METRICS):
-        table.add_column(heading, justify='right')
-    for row in map(summary, runs):
-        table.add_row(row['run'], _number(row['epoch'], '.0f'), *(_number(row['best'][name], '.3f') for name in AP_METRICS))
-    return table
+def _values(run: Digest, column: Column) -> list[tuple[float, int]]:
+    """The numbers that the validations of a run have for a metric, better ones higher, and their places."""
+    values = [(_measured(line, column), place) for place, line in enumerate(run.val)]
+    sign = -1 if column.better < 0 else 1
+    return [(sign * value, place) for value, place in values if value is not None and math.isfinite(value)]
 
 
-def loss_table(runs: Sequence[Run]) -> Table:
-    """Losses of each run's last log line with their shares of the total, a row a run."""
-    rows = [summary(run) for run in runs]
-    families = list(dict.fromkeys(family for row in rows for family in row['losses']))
-    table = Table(title='Last log line: loss and share of the total', title_justify='left')
-    table.add_column('run', overflow='fold')
-    for heading in ('total', *families):
-        table.add_column(heading, justify='right', no_wrap=True)
-    for row in rows:
-        cells = [_number(row['loss'], '.3f')]
-        for family in families:
-            loss, share = row['losses'].get(family), row['shares'].get(family)
-            cells.append(_number(loss, '.3f') + (f' {share:.0%}' if share is not None else ''))
-        table.add_row(row['run'], *cells)
-    return table
+def _validation(run: Digest, column: Column, at: str) -> Mapping[str, float]:
+    """The validation to show: of several best ones the first; the last one where the metric was never measured."""
+    found = _values(run, column)
+    if at == BEST and found:
+        return run.val[max(found, key=lambda one: (one[0], -one[1]))[1]]
+    return run.val[-1] if run.val else {}
 
 
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None else f'{value:{form}}'
+def _best(val: Sequence[Mapping[str, float]], column: Column) -> float | None:
+    values = [value for line in val if (value := _measured(line, column)) is not None and math.isfinite(value)]
+    return (min if column.better < 0 else max)(values, default=None)
 
 
-def difference_table(runs: Sequence[Run]) -> Table | None:
-    """The config lines in which runs differ, a column a run; None when they do not."""
-    readable = [run for run in runs if run.config]
-    differences = config_differences(readable)
-    if not differences:
-        return None
-    table = Table(title='Config lines in which they differ', title_justify='left')
-    table.add_column('key', overflow='fold')
-    for run in readable:
-        table.add_column(run.name, overflow='fold')
-    for key, values in differences.items():
-        table.add_row(key, *(value if value is MISSING else repr(value) for value in values))
-    return table
+def _order(rows: Sequence[Mapping[str, object]], name: str, columns: Mapping[str, Column]) -> list[int]:
+    """Places of the rows by a column, best first; those without a value last."""
+
+    def key(place: int) -> tuple:
+        value = rows[place][name]
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return (1,)
+        return 0, value if isinstance(value, str) else -value if columns[name].better > 0 else value
+
+    return sorted(range(len(rows)), key=key)
+
+
+def finite(value: object) -> object:
+    """The same without NaN and infinities, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,7 @@ cross-entropy masks and all loss weights 1, and for orientation only: each of th
 healthy ones too, leaves at least one band.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ FAMILIES = {
 }
 
 
+@functools.cache  # asked for every loss of every log line; a model has a dozen names
 def family_of(name: str) -> str | None:
     """Family of a loss by the name that the model gives it; None for what is no part of the total.
 
