@@ -109,7 +109,7 @@ def _stays(facts: Facts, values: np.ndarray, limit: Limits) -> Interval | None:
 
 
 def mask_ln2(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
-    """Cross-entropy at ln 2: each pixel is predicted with probability one half."""
+    """Cross-entropy at ln 2: each pixel is predicted with probability one half. Or above it, at the end: that is worse."""
     if facts.mask_loss != 'CrossEntropyLoss':
         return NotJudged('the mask loss is not one binary cross-entropy, by the config')
     values = facts.raw.get('mask', np.array([]))
@@ -117,8 +117,9 @@ def mask_ln2(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     if level is None or facts.done < (2 if facts.by_epoch else limit['iterations']):
         return NotJudged('the log has too few lines, or the first epoch is not over')
     recent = values[np.isfinite(values)][-LEVEL_LINES:]
-    near = np.all(np.abs(recent - math.log(2)) <= limit['distance']) and abs(level - math.log(2)) <= limit['distance']
-    if not near or (facts.mask_ap is not None and facts.mask_ap >= limit['mask_ap']):
+    off = np.append(recent, level) - math.log(2)
+    nothing = np.all(np.abs(off) <= limit['distance']) or (facts.ended and np.all(off > 0))
+    if not nothing or (facts.mask_ap is not None and facts.mask_ap >= limit['mask_ap']):
         return None
     settings, advice = remedies.higher_mask_rate(facts)
     return Hit({'level': level}, settings, advice=advice)

@@ -346,6 +346,14 @@ def test_a_high_rate_that_the_loss_bears_is_no_problem(tmp_path):
     assert 'mask_head has 1' in answer.findings[0].text or 'bbox_head has 1' in answer.findings[0].text
 
 
+@pytest.mark.parametrize(('end', 'expected'), [('Training ended: all 4 epochs are done.', ['mask-ln2']), (None, [])])
+def test_a_mask_loss_above_ln2_has_learnt_nothing_once_the_run_is_over(tmp_path, end, expected):
+    train = lines_with(loss_mask=curve(2.9, 0.82))
+    val = at_all_times(val_loss_mask=0.85, **{MASK: 0.01, BOX: 0.2})
+    answer = diagnose(make_run(tmp_path, train, val, end=end, epochs=4 if end else 100))
+    assert [code for code in codes(answer) if code == 'mask-ln2'] == expected
+
+
 def test_ln2_is_of_cross_entropy_alone_and_not_where_masks_are_found(tmp_path):
     planted = PLANTED['mask-ln2']
     assert 'mask-ln2' not in codes(diagnose(make_run(tmp_path / 'gce', **planted, mask_loss='mmext.GCELoss')))
