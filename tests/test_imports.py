@@ -28,7 +28,7 @@ LAYERS = [
     {'check', 'probe', 'predict', 'sweep', 'demo_report'},
     {'cli'},
 ]
-WITHIN_A_LAYER = {'probe': {'check'}, 'hooks': {'optim', 'heads', 'datasets'}, 'heads': {'losses'}}
+WITHIN_A_LAYER = {'probe': {'check'}, 'hooks': {'optim', 'heads', 'datasets', 'metrics'}, 'heads': {'losses'}}
 
 
 def layer_of(name):

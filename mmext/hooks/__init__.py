@@ -9,6 +9,7 @@ from mmext.hooks.resume import ResumeHook
 from mmext.hooks.run_end import RunEndHook
 from mmext.hooks.small_objects import SmallObjectsHook
 from mmext.hooks.staged_training import StagedTrainingHook
+from mmext.hooks.tensorboard import TensorboardHook
 
 __all__ = [
     'ClassCheckHook',
@@ -22,4 +23,5 @@ __all__ = [
     'SafeCheckpointHook',
     'SmallObjectsHook',
     'StagedTrainingHook',
+    'TensorboardHook',
 ]
