@@ -77,7 +77,9 @@ def test_imports_go_one_way(path):
         'mmext.data.own_data',
         'mmext.data.split_checks',
         'mmext.data.sheets',
+        'mmext.analysis.bootstrap',
         'mmext.analysis.child_config',
+        'mmext.analysis.coco_ap',
         'mmext.analysis.compare',
         'mmext.analysis.compare_report',
         'mmext.analysis.findings',
@@ -85,6 +87,7 @@ def test_imports_go_one_way(path):
         'mmext.analysis.watch',
         'mmext.analysis.mask_match',
         'mmext.analysis.mask_shape',
+        'mmext.analysis.predictions',
     ],
 )
 def test_light_modules_load_no_torch(module):

@@ -17,6 +17,7 @@ default_hooks = dict(
     group_lr=dict(type='mmext.GroupLRHook'),
     loss_share=dict(type='mmext.LossShareHook'),
     loss_guard=dict(type='mmext.LossGuardHook'),
+    predictions=dict(type='mmext.PredictionsHook'),
     tensorboard=dict(type='mmext.TensorboardHook'),
     run_end=dict(type='mmext.RunEndHook'),
     diagnosis=dict(type='mmext.DiagnosisHook'))

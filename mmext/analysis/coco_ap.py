@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[int, slice]] = {
 }
 KINDS = {'bbox': 'box', 'segm': 'mask'}
 # weights (B, N) that are worked on at a time: what the processor's cache holds
-_BLOCK = 200_000
+_BLOCK = 50_000
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from mmext.hooks.group_lr import GroupLRHook
 from mmext.hooks.loss_guard import LossGuardHook
 from mmext.hooks.loss_share import LossShareHook
 from mmext.hooks.no_hook import NoHook
+from mmext.hooks.predictions import PredictionsHook
 from mmext.hooks.resume import ResumeHook
 from mmext.hooks.run_end import RunEndHook
 from mmext.hooks.small_objects import SmallObjectsHook
@@ -18,6 +19,7 @@ __all__ = [
     'LossGuardHook',
     'LossShareHook',
     'NoHook',
+    'PredictionsHook',
     'ResumeHook',
     'RunEndHook',
     'SafeCheckpointHook',
