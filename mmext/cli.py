@@ -274,7 +274,7 @@ def compare(ctx, folders: tuple[Path, ...], metric, at, sort, columns, csv_file,
     from mmext.console import console, progress_bars
 
     with progress_bars() as progress:
-        answer = comparing.compare(folders, metric, at, sort, progress=progress)
+        answer = comparing.compare(folders, metric, at, sort, noise=True, progress=progress)
     if columns == 'list':
         for name, column in answer.columns.items():
             click.echo(f'{name}\t{column.key or column.heading}')

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmext.analysis.config_diff import config_differences
 from mmext.analysis.digest import Digest, read_digest
+from mmext.analysis.seeds import Setting, mean_and_spread, paired, settings_of
 from mmext.analysis.shares import by_family, shares
 from mmext.analysis.work_dirs import find_runs
 from mmext.errors import InputError
@@ -70,7 +71,10 @@ class Comparison:
 
     ``rows``: of each run the value of each column, None where it has none. Validation metrics are all of one validation,
     the one of the best ``metric`` or the last one (``at``). ``differences``: dotted config key to the value of each run that
-    has a config, by its name. ``columns``: name to column, those of the log's other names included.
+    has a config, by its name. ``columns``: name to column, those of the log's other names included. ``settings``: runs that
+    differ in their seed only. ``over_seeds``: of two such settings the difference of the metric over the seeds that both
+    have; ``noise``: of two runs what their predictions say (mmext.analysis.noise); None where it was not asked for or cannot
+    be said.
     """
 
     runs: tuple[Digest, ...]
@@ -79,6 +83,9 @@ class Comparison:
     metric: str
     at: str
     differences: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
+    over_seeds: object = None
+    noise: object = None
 
     @property
     def readable(self) -> tuple[Digest, ...]:
@@ -104,7 +111,22 @@ class Comparison:
                 for run, row in zip(self.runs, self.rows, strict=True)
             ],
             'config_differences': {key: dict(values) for key, values in self.differences.items()},
+            'settings': [
+                {
+                    'name': one.name,
+                    'runs': [self.runs[place].name for place in one.runs],
+                    'seeds': list(one.seeds),
+                    'means': {name: self.over(one, name) for name, column in self.columns.items() if column.form},
+                }
+                for one in self.settings
+            ],
+            'over_seeds': self.over_seeds and {**asdict(self.over_seeds), 'verdict': self.over_seeds.verdict},
+            'noise': self.noise and self.noise.to_record(),
         }
+
+    def over(self, setting: Setting, name: str) -> tuple[float, float | None] | None:
+        """Mean and standard deviation of a column over the seeds of a setting."""
+        return mean_and_spread([self.rows[place][name] for place in setting.runs])
 
     def to_json(self) -> str:
         return json.dumps(finite(self.to_record()), indent=2, allow_nan=False) + '\n'
@@ -116,6 +138,7 @@ def compare(
     at: str = BEST,
     sort: str | None = None,
     curves: bool = False,
+    noise: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Comparison:
     """Set the runs in folders side by side.
@@ -126,6 +149,7 @@ def compare(
         at: ``'best'`` or ``'last'``, the validation that is shown.
         sort: column by which to order the runs, best first; without, they stay as given.
         curves: whether the runs' log lines are wanted too.
+        noise: whether to say if a difference is noise: of two runs, or of two settings with several seeds.
         progress: is told what is done, how much of it, and of how much.
 
     Raises:
@@ -151,6 +175,7 @@ def compare(
     with_config = [run for run in runs if run.config]
     differences = config_differences([run.config for run in with_config])
     names = [run.name for run in with_config]
+    settings = settings_of(runs)
     return Comparison(
         tuple(runs),
         tuple(rows),
@@ -158,7 +183,32 @@ def compare(
         metric,
         at,
         {key: dict(zip(names, values, strict=True)) for key, values in differences.items()},
+        tuple(settings),
+        _over_seeds(settings, rows, metric) if noise else None,
+        _noise([run for run in runs if run.readable], at) if noise else None,
     )
+
+
+def _over_seeds(settings: Sequence[Setting], rows: Sequence[Mapping[str, object]], metric: str):
+    """The difference of two settings over seeds; None unless there are two with two common seeds."""
+    if len(settings) != 2:
+        return None
+    first, second = paired(*settings, rows, metric)
+    if len(first) < 2:
+        return None
+    from mmext.analysis.bootstrap import over_seeds  # inside: it needs NumPy
+
+    return over_seeds(first, second)
+
+
+def _noise(runs: Sequence[Digest], at: str):
+    """What the predictions of two runs say; None of more runs, and of two that have kept none."""
+    starts = [[run.path / start for start in run.starts] for run in runs]
+    if len(runs) != 2 or not any(next(start.glob('predictions_*.npz'), None) for start in starts[0] + starts[1]):
+        return None
+    from mmext.analysis.noise import compare_predictions  # inside: it needs NumPy
+
+    return compare_predictions(*starts, names=(runs[0].name, runs[1].name), which=LAST if at == LAST else None)
 
 
 def all_columns(runs: Sequence[Digest]) -> dict[str, Column]:

@@ -30,6 +30,8 @@ _VALIDATION = (
     'box_ap50',
     'boundary_iou',
 )
+# of the settings with several seeds
+_OVER_SEEDS = ('box_ap', 'mask_ap', 'mask_ap50', 'mask_iou', 'coverage', 'val_loss')
 # columns of words keep so much of their width at least, a run's name more
 _LEAST, _LEAST_NAME = 16, 32
 # up to so many runs the config keys are rows and the runs columns; more runs are rows
@@ -108,12 +110,13 @@ def sheets(comparison: Comparison, names: Sequence[str] | None = None, width: in
     else:
         sheet = _sheet(comparison, 'Runs', ['run', *(name for name in names if name != 'run')], comparison.runs)
         found = [sheet if width is None else sheet.fitted(width)]
-    return [sheet for sheet in [*found, _differences(comparison, width)] if sheet is not None]
+    found += [_settings(comparison, width), *_noise(comparison, width), _differences(comparison, width)]
+    return [sheet for sheet in found if sheet is not None]
 
 
 def remarks(comparison: Comparison, every_end: bool = False) -> list[str]:
     """How runs ended, and what to know of their numbers."""
-    lines = []
+    lines = [*(comparison.noise.to_lines() if comparison.noise else []), *_seed_lines(comparison)]
     few = every_end or len(comparison.runs) <= _END_LINES
     for run in comparison.readable:
         if run.end and (few or run.state != FINISHED):
@@ -246,6 +249,97 @@ def _losses(comparison: Comparison, width: int | None) -> Sheet | None:
     title = 'Last log line: loss and share of the total'
     sheet = Sheet(title, ('run', 'total', *families), rows, frozenset({0}))
     return sheet if width is None else sheet.fitted(width)
+
+
+def _settings(comparison: Comparison, width: int | None) -> Sheet | None:
+    """Mean and spread over the seeds of each setting."""
+    if not comparison.settings:
+        return None
+    names = [name for name in (comparison.metric, *_OVER_SEEDS) if _has(comparison, name)]
+    names = list(dict.fromkeys(names))
+
+    def text(value: tuple[float, float | None] | None, column: Column) -> str:
+        if value is None:
+            return MISSING
+        mean, spread = value
+        return cell(mean, column) + (f' ± {spread:{column.form}}' if spread is not None else '')
+
+    rows = tuple(
+        (one.name, str(len(one.runs)), *(text(comparison.over(one, name), comparison.columns[name]) for name in names))
+        for one in comparison.settings
+    )
+    headings = ('setting', 'seeds', *(comparison.columns[name].heading for name in names))
+    sheet = Sheet('Over the seeds: mean ± standard deviation', headings, rows, frozenset({0}))
+    return sheet if width is None else sheet.fitted(width)
+
+
+def _seed_lines(comparison: Comparison) -> list[str]:
+    difference = comparison.over_seeds
+    if difference is None:
+        return []
+    heading = comparison.columns[comparison.metric].heading
+    if comparison.columns[comparison.metric].better < 0:
+        verdict = {'better': 'worse', 'worse': 'better'}.get(difference.verdict, difference.verdict)
+    else:
+        verdict = difference.verdict
+    first, second = (one.name for one in comparison.settings)
+    return [
+        f'{heading}, {second} - {first} over {difference.number} common seeds: {difference.value:+.3f}, 95 % interval '
+        f'{difference.low:+.3f} to {difference.high:+.3f}: {second} is {verdict}.'
+        if verdict in ('better', 'worse')
+        else f'{heading}, {second} - {first}: {difference.value:+.3f}, 95 % interval {difference.low:+.3f} to '
+        f'{difference.high:+.3f}: they cannot be told apart with {difference.number} common seeds.'
+        + (f' To tell a difference of this size takes about {difference.needed}.' if difference.needed else ''),
+        "That is the seeds' noise, on these validation images: what another draw of images would change is not in it.",
+    ]
+
+
+def _noise(comparison: Comparison, width: int | None) -> list[Sheet]:
+    """Of two runs: which numbers got better or worse by their predictions, and the images that changed most."""
+    noise = comparison.noise
+    if noise is None or noise.problem:
+        return []
+    first, second = noise.names
+    rows = tuple(
+        (
+            row.name,
+            str(row.objects),
+            f'{row.first:.3f}',
+            f'{row.second:.3f}',
+            f'{row.second - row.first:+.3f}',
+            f'{row.difference.low:+.3f} to {row.difference.high:+.3f}' if row.difference else MISSING,
+            row.difference.verdict if row.difference else f'too few images ({row.images})',
+        )
+        for row in noise.rows
+        if row.first is not None and row.second is not None
+    )
+    headings = ('number', 'objects', first, second, 'difference', '95 % interval', f'{second} is')
+    numbers = Sheet(f'By the predictions of the {noise.which} validation of each', headings, rows, frozenset({0, 6}))
+    changed = tuple(
+        (
+            one.file,
+            str(one.objects),
+            *(
+                f'{found} ({MISSING if iou is None else f"{iou:.2f}"})'
+                for found, iou in zip(one.found, one.iou, strict=True)
+            ),
+            *map(str, one.false),
+            f'{one.effect:+.4f}',
+        )
+        for one in noise.changed
+    )
+    headings = (
+        'image',
+        'objects',
+        f'found (IoU) {first}',
+        f'found (IoU) {second}',
+        f'false {first}',
+        f'false {second}',
+        'effect',
+    )
+    images = Sheet('Images that changed most', headings, changed, frozenset({0}))
+    found = [numbers, images] if changed else [numbers]
+    return found if width is None else [sheet.fitted(width) for sheet in found]
 
 
 def _differences(comparison: Comparison, width: int | None) -> Sheet | None:

@@ -166,6 +166,73 @@ def test_runs_that_cannot_be_read_are_entries(two, tmp_path):
     assert 'there is no such folder' in to_markdown(answer)
 
 
+SEED_CONFIG = CONFIG + 'randomness = dict(seed={seed})\n'
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Settings ``low`` and ``high`` with three seeds each; ``high`` is better by 0.1 ± 0.01."""
+    for seed, gain in enumerate((0.09, 0.1, 0.11)):
+        for name, ap in (('low', 0.2 + seed / 100), ('high', 0.2 + seed / 100 + gain)):
+            folder = make_run(tmp_path / f'{name}-seed{seed}', [train(10, 3), val(10, 0.3, ap, val_loss=1 - ap)])
+            config = SEED_CONFIG.format(lr=0.1 if name == 'low' else 1.0, seed=seed)
+            (folder / STAMP / 'vis_data/config.py').write_text(config)
+    return tmp_path
+
+
+def test_settings_over_their_seeds(seeds):
+    answer = compare([seeds], sort='run', noise=True)
+    assert [(one.name, len(one.runs)) for one in answer.settings] == [('high', 3), ('low', 3)]
+    assert answer.over(answer.settings[1], 'mask_ap') == pytest.approx((0.21, 0.01))
+    sheet = next(sheet for sheet in sheets(answer) if sheet.title.startswith('Over the seeds'))
+    assert sheet.rows[1][:3] == ('low', '3', '0.210 ± 0.010')
+    assert 'low is worse' in '\n'.join(remarks(answer))
+    assert 'low is worse' in '\n'.join(remarks(compare([seeds], sort='run', metric='val_loss', noise=True)))
+    assert 'seeds' in '\n'.join(remarks(answer))
+    record = json.loads(answer.to_json())
+    assert record['over_seeds']['verdict'] == 'worse'
+    assert record['settings'][0]['means']['mask_ap'] == pytest.approx([0.31, 0.02])
+
+
+def test_two_runs_by_their_predictions(two, tmp_path):
+    import numpy as np
+
+    from mmext.analysis.predictions import FILES, file_hash, pack
+
+    boxes = [[5.0, 5.0, 25.0, 25.0]]
+    images = [{'id': i, 'file_name': f'{i}.png', 'height': 40, 'width': 40} for i in range(20)]
+    annotations = [
+        {'id': i + 1, 'image_id': i, 'category_id': 1, 'bbox': [5, 5, 20, 20], 'area': 400, 'iscrowd': 0}
+        | {'segmentation': [[5, 5, 25, 5, 25, 25, 5, 25]]}
+        for i in range(20)
+    ]
+    coco = tmp_path / 'val.json'
+    coco.write_text(json.dumps({'images': images, 'annotations': annotations, 'categories': [{'id': 1, 'name': 'Fiber'}]}))
+    about = {'epoch': 1, 'iteration': 10, 'begin': 0, 'classes': ['Fiber'], 'ann_file': str(coco)}
+    about |= {'sha256': file_hash(coco), 'metrics': {}}
+    assert compare(two, noise=True).noise is None  # none were kept
+    for run, missed in ((two[0], 10), (two[1], 0)):
+        found = [
+            {
+                'image_id': i,
+                'size': [40, 40],
+                'labels': np.zeros(int(i >= missed), int),
+                'scores': np.full(int(i >= missed), 0.9, np.float32),
+                'boxes': np.array(boxes if i >= missed else [], np.float32).reshape(-1, 4),
+            }
+            for i in range(20)
+        ]
+        (run / STAMP / FILES['best']).write_bytes(pack(found, about))
+    answer = compare(two, noise=True)
+    assert answer.noise.problem is None
+    assert 'two is better' in '\n'.join(remarks(answer))
+    titles = [sheet.title for sheet in sheets(answer)]
+    assert 'By the predictions of the best validation of each' in titles
+    assert 'Images that changed most' in titles
+    assert json.loads(answer.to_json())['noise']['verdict'] == 'better'
+    assert '| image | objects |' in to_markdown(answer)
+
+
 def test_a_cell():
     from mmext.analysis.compare import Column
 
