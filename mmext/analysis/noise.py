@@ -82,6 +82,8 @@ class Comparison:
                 f'There is no verdict: {row.images} validation images with objects are too few, it takes {LEAST_IMAGES} at '
                 'least.'
             )
+        if difference.error == 0 and difference.value == 0:
+            return f'They are the same on all {self.images} images.'
         span = f'difference {difference.value:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}'
         if difference.verdict != CANNOT_BE_TOLD:
             return f'{second} is {difference.verdict}: {span}, {self.images} images.'
@@ -191,13 +193,16 @@ def kept_predictions(starts: Sequence[Path], which: str) -> Predictions | None:
     Raises:
         InputError: the file is broken.
     """
-    found = [read_predictions(path) for start in starts if (path := Path(start, FILES[which])).is_file()]
-    later = np.inf
-    for one in reversed(found):
-        # the newest best is better than those before it, unless it was made of what a resume has thrown away
-        if one.about['epoch'] <= later:
-            return one
-        later = min(later, one.about.get('begin', np.inf))
+    begun = np.inf
+    for start in reversed(starts):
+        paths = {name: Path(start, file) for name, file in FILES.items()}
+        if paths[which].is_file():
+            found = read_predictions(paths[which])
+            # the newest best is better than those before it, unless it was made of what a resume has thrown away
+            if found.about['epoch'] <= begun:
+                return found
+        if paths['last'].is_file():
+            begun = min(begun, read_predictions(paths['last']).about['begin'])
     return None
 
 
@@ -216,7 +221,7 @@ def _both(
 
 
 def _same_images(kept: Sequence[Predictions], names: Sequence[str]) -> None:
-    first, second = (one.about for one in kept)
+    first, second = ({**one.about, 'image_ids': set(one.about['image_ids'])} for one in kept)
     for key, what in (('sha256', 'annotation files'), ('classes', 'classes'), ('image_ids', 'images')):
         if first[key] != second[key]:
             words = f': {first["ann_file"]} and {second["ann_file"]}' if key == 'sha256' else ''

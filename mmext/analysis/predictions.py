@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,11 +98,11 @@ def read_predictions(path: str | Path) -> Predictions:
                 f'{path}: version {about["schema_version"]}, this mmext reads {SCHEMA_VERSION}. Use the mmext that wrote it.'
             )
         return _unpacked(path, about, arrays)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or error}.') from None
-    except (KeyError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    except Exception as error:  # a damaged file makes zipfile, zlib and numpy raise anything
         raise InputError(
             f'{path}: not a whole file of mmext.PredictionsHook ({type(error).__name__}: {error}). Validate again.'
         ) from None
