@@ -14,6 +14,14 @@ _JSON = click.option(
     '--json', 'json_file', type=click.Path(dir_okay=False, path_type=Path), help='Write the answer here too.'
 )
 _OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+_HTML = click.option('--html', 'html_file', type=_OUT_FILE, metavar='FILE', help='Write a page with curves, for a browser.')
+_PNG = click.option(
+    '--png',
+    'png_folder',
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar='DIR',
+    help='Write the curves as PNG and PDF.',
+)
 _CFG_OPTIONS = click.option(
     '--cfg-options',
     multiple=True,
@@ -181,9 +189,20 @@ def check(ctx, config: str, images: bool, show: Path | None, cfg_options: tuple,
     metavar='FILE',
     help='Write a config that trains the run again with the remedies.',
 )
+@_HTML
+@_PNG
 @_JSON
 @click.pass_context
-def diagnose(ctx, work_dir: Path, deep: bool, watch: bool, config_file: Path | None, json_file: Path | None) -> None:
+def diagnose(
+    ctx,
+    work_dir: Path,
+    deep: bool,
+    watch: bool,
+    config_file: Path | None,
+    html_file: Path | None,
+    png_folder: Path | None,
+    json_file: Path | None,
+) -> None:
     """Say what holds the masks back in the run of WORK_DIR, by its records, and the config line that mends it.
 
     Works on MMDetection's own runs too, with what they log. "Nothing is wrong" and "not enough evidence" are answers. What
@@ -198,6 +217,7 @@ def diagnose(ctx, work_dir: Path, deep: bool, watch: bool, config_file: Path | N
       mmext diagnose work_dirs/my --deep
       mmext diagnose work_dirs/my --write-config my_mended.py
       mmext diagnose work_dirs/my --watch
+      mmext diagnose work_dirs/my --html my.html
     """
     import contextlib
 
@@ -220,6 +240,10 @@ def diagnose(ctx, work_dir: Path, deep: bool, watch: bool, config_file: Path | N
         raise diagnosing.no_run(work_dir, 'it has not logged anything yet')
     if json_file:
         answer.write(json_file)
+    if html_file or png_folder:
+        from mmext.page.html_page import page_of_run
+
+        _write_page(page_of_run(work_dir, answer), html_file, png_folder)
     if config_file:
         run = read_run(work_dir)
         if write_child_config(config_file, run.config_file, run.settings, answer.findings):
@@ -244,6 +268,17 @@ def _deep(work_dir: Path):
     return diagnosing.diagnose_run(run, made.experiments, made.remarks)
 
 
+def _write_page(page, html_file: Path | None, png_folder: Path | None) -> None:
+    """A page as the one file, and its figures as files."""
+    from mmext.page.figure_files import write_figures
+    from mmext.page.html_page import write_html
+
+    if html_file:
+        write_html(page, html_file)
+    if png_folder:
+        write_figures(page, png_folder)
+
+
 @cli.command()
 @click.argument('folders', metavar='WORK_DIR...', nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option('--metric', metavar='NAME', help='Show the validation that is best by this.  [default: mask_ap]')
@@ -254,9 +289,13 @@ def _deep(work_dir: Path):
 @click.option('--columns', metavar='NAMES', help='One table of these: state,mask_ap,share_mask. `list` prints all names.')
 @click.option('--csv', 'csv_file', type=_OUT_FILE, metavar='FILE', help='Write every number, a row a run.')
 @click.option('--markdown', 'markdown_file', type=_OUT_FILE, metavar='FILE', help='Write the tables as Markdown.')
+@_HTML
+@_PNG
 @_JSON
 @click.pass_context
-def compare(ctx, folders: tuple[Path, ...], metric, at, sort, columns, csv_file, markdown_file, json_file) -> None:
+def compare(
+    ctx, folders: tuple[Path, ...], metric, at, sort, columns, csv_file, markdown_file, html_file, png_folder, json_file
+) -> None:
     """Set runs side by side: states, verdicts, validation, losses and shares, and where their configs differ.
 
     WORK_DIR is a run's folder or one that holds many. Works on running and broken-off runs and on MMDetection's own.
@@ -268,13 +307,15 @@ def compare(ctx, folders: tuple[Path, ...], metric, at, sort, columns, csv_file,
       mmext compare work_dirs/uniform work_dirs/differential
       mmext compare work_dirs --sort mask_ap --csv runs.csv
       mmext compare work_dirs --metric mask_iou --columns state,epochs,mask_iou,share_mask
+      mmext compare work_dirs --html runs.html
     """
     from mmext.analysis import compare as comparing
     from mmext.analysis import compare_report as report
     from mmext.console import console, progress_bars
 
+    curves = bool(html_file or png_folder)
     with progress_bars() as progress:
-        answer = comparing.compare(folders, metric, at, sort, noise=True, progress=progress)
+        answer = comparing.compare(folders, metric, at, sort, curves, noise=True, progress=progress)
     if columns == 'list':
         for name, column in answer.columns.items():
             click.echo(f'{name}\t{column.key or column.heading}')
@@ -287,6 +328,10 @@ def compare(ctx, folders: tuple[Path, ...], metric, at, sort, columns, csv_file,
     ):
         if file:
             file.write_text(text(), encoding='utf-8')
+    if answer.readable and (html_file or png_folder):
+        from mmext.page.html_page import page_of
+
+        _write_page(page_of(answer), html_file, png_folder)
     out = console()
     if answer.readable:
         for sheet in report.sheets(answer, names, out.width):

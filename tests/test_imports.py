@@ -25,7 +25,7 @@ LAYERS = [
         'analysis',
     },
     {'losses', 'heads', 'transforms', 'datasets', 'optim', 'loops', 'metrics', 'hooks'},
-    {'check', 'probe', 'predict', 'sweep', 'demo_report'},
+    {'check', 'probe', 'predict', 'sweep', 'page', 'demo_report'},
     {'cli'},
 ]
 WITHIN_A_LAYER = {'probe': {'check'}, 'hooks': {'optim', 'heads', 'datasets', 'metrics'}, 'heads': {'losses'}}
@@ -88,6 +88,9 @@ def test_imports_go_one_way(path):
         'mmext.analysis.mask_match',
         'mmext.analysis.mask_shape',
         'mmext.analysis.predictions',
+        'mmext.page.figure_files',
+        'mmext.page.html_page',
+        'mmext.page.panels',
     ],
 )
 def test_light_modules_load_no_torch(module):

@@ -22,7 +22,7 @@ def to_lines(diagnosis: Diagnosis, width: int) -> list[Text]:
     """
     worst = diagnosis.findings[0].severity if diagnosis.findings else 'information'
     lines = _wrapped(diagnosis.verdict, width, style=_VERDICT_STYLES.get(diagnosis.status, _STYLES[worst]))
-    lines += _wrapped(_facts_line(diagnosis.facts), width, style='dim')
+    lines += _wrapped(facts_line(diagnosis.facts), width, style='dim')
     for finding in diagnosis.findings:
         lines += [Text(), *_finding_lines(finding, width)]
     lines += _experiment_lines(diagnosis.experiments, width)
@@ -52,11 +52,10 @@ def _wrapped(words: str, width: int, indent: str = '', hanging: str | None = Non
 
 
 def _finding_lines(finding: Cause, width: int) -> list[Text]:
-    sure = next(word for limit, word in _SURE if finding.confidence >= limit)
     head = Text(finding.severity.upper(), style=_STYLES[finding.severity])
     head.append(f'  {finding.code}', style='bold')
     explains = '' if finding.explains is None else f', mending it wins {finding.explains:.3f}'
-    head.append(f'  (confidence: {sure}{explains})', style='dim')
+    head.append(f'  (confidence: {sureness(finding.confidence)}{explains})', style='dim')
     lines = [head, *_wrapped(finding.text, width, '  ')]
     if finding.follows_from:
         lines.append(Text(f'  Follows from {finding.follows_from}: mend that first.'))
@@ -98,11 +97,17 @@ def _table_lines(experiment: Experiment) -> list[Text]:
     return lines
 
 
+def sureness(confidence: float) -> str:
+    """A confidence in words: high, medium or low."""
+    return next(word for limit, word in _SURE if confidence >= limit)
+
+
 def _cell(value: float | None) -> str:
     return '-' if value is None else f'{value:.3g}'
 
 
-def _facts_line(facts: Mapping[str, object]) -> str:
+def facts_line(facts: Mapping[str, object]) -> str:
+    """How far a run is and where it stands, in a line."""
     forms = {'mask_loss': 'mask loss {:.3f}', 'mask_share': 'mask share {:.1%}', 'box_ap': 'box AP {:.3f}'}
     forms['mask_ap'] = 'mask AP {:.3f}'
     planned = '' if facts['planned'] is None else f' of {facts["planned"]:.0f}'
