@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.structures import BaseDataElement
@@ -24,7 +25,7 @@ def image_record(sample: BaseDataElement) -> dict | None:
         'size': [int(side) for side in sample.ori_shape[:2]],
         'labels': found.labels.cpu().numpy(),
         'scores': found.scores.float().cpu().numpy(),
-        'boxes': found.bboxes.float().cpu().numpy(),
+        'boxes': get_box_tensor(found.bboxes).float().cpu().numpy(),
     }
     if 'masks' in found:
         record['rles'] = encoded(found.masks)
@@ -75,8 +76,9 @@ class PredictionsHook(Hook):
             data = pack(images, self._about(runner, datasets[0], metrics or {}))
             for name in files:
                 write_atomically(data, Path(runner.log_dir, name))
-        except OSError as error:
-            runner.logger.error(f'The predictions could not be kept: {error}. The training goes on.')
+        except Exception as error:  # a full disk, ids that are no JSON: a training of days is worth more
+            words = f'{type(error).__name__}: {error}'
+            runner.logger.error(f'The predictions could not be kept: {words}. The training goes on.')
 
     def _about(self, runner, dataset, metrics: dict) -> dict:
         file = Path(dataset.ann_file).absolute()

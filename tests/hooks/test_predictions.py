@@ -114,7 +114,7 @@ def test_a_full_disk_ends_no_training(train_tiny, tmp_path, monkeypatch):
     monkeypatch.setattr('mmext.hooks.predictions.write_atomically', full)
     runner, _ = train(train_tiny, tmp_path)
     text = next(Path(runner.log_dir).glob('*.log')).read_text()
-    assert text.count('The predictions could not be kept: [Errno 28] No space left on device. The training goes on.') == 3
+    assert text.count('could not be kept: OSError: [Errno 28] No space left on device. The training goes on.') == 3
     assert runner.epoch == 3
 
 
