@@ -67,7 +67,9 @@ class Comparison:
         if self.problem:
             return [f'Whether the difference is noise cannot be said: {self.problem}']
         row, (first, second) = self.rows[0], self.names
-        lines = [f'{row.name}: {_number(row.first)} for {first}, {_number(row.second)} for {second}. {self._words(row)}']
+        one, other = (f' (epoch {epoch})' if epoch else '' for epoch in self.epochs)  # 0 in a training by iterations
+        values = f'{_number(row.first)} for {first}{one}, {_number(row.second)} for {second}{other}'
+        lines = [f'{row.name} of the {self.which} validation: {values}. {self._words(row)}']
         if row.difference:
             lines.append(
                 "That is the images' noise: what another draw of as many validation images would change. The seed's is not "
@@ -145,7 +147,11 @@ def compare_predictions(
         which, kept = _both(sides, names, which)
         _same_images(kept, names)
         truth = truth_of(read_coco(_annotations(kept[0], ann_file)), kept[0].about['image_ids'], kept[0].about['classes'])
-        kinds = [kind for kind in ('segm', 'bbox') if kind == 'bbox' or (truth.outlined and all(one.rles for one in kept))]
+        kinds = [
+            kind
+            for kind in ('segm', 'bbox')
+            if kind == 'bbox' or (truth.outlined and all(one.rles is not None for one in kept))
+        ]
         matched = {kind: tuple(match_predictions(truth, one, kind) for one in kept) for kind in kinds}
     except InputError as error:
         return Comparison(names, problem=str(error))
@@ -199,7 +205,7 @@ def kept_predictions(starts: Sequence[Path], which: str) -> Predictions | None:
         if paths[which].is_file():
             found = read_predictions(paths[which])
             # the newest best is better than those before it, unless it was made of what a resume has thrown away
-            if found.about['epoch'] <= begun:
+            if found.about['iteration'] <= begun:
                 return found
         if paths['last'].is_file():
             begun = min(begun, read_predictions(paths['last']).about['begin'])

@@ -51,7 +51,7 @@ def pack(images: list[Mapping], about: Mapping) -> bytes:
     Args:
         images: for each image its ``image_id``, ``size`` (height, width), ``labels`` (n,), ``scores`` (n,), ``boxes`` (n, 4)
             as corners, and where there are masks ``rles`` (n compressed RLEs) and ``mask_scores``.
-        about: what they are of: ``epoch``, ``iteration``, ``begin`` (the epoch with which this start began), ``classes``,
+        about: what they are of: ``epoch``, ``iteration``, ``begin`` (iterations done before this start), ``classes``,
             ``ann_file``, ``sha256`` of it, ``metrics``.
     """
     record = {

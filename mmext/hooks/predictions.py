@@ -54,7 +54,7 @@ class PredictionsHook(Hook):
         self._hash: str | None = None
 
     def before_train(self, runner) -> None:
-        self._best, self._begin = _best_scores(runner), runner.epoch
+        self._best, self._begin = _best_scores(runner), runner.iter
 
     def before_val_epoch(self, runner) -> None:
         self._found = []

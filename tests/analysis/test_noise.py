@@ -59,9 +59,11 @@ def test_the_numbers_are_cocoevals_and_the_verdict_is_of_mask_ap(runs):
     assert found.verdict == 'worse'
     assert found.rows[0].difference.value == pytest.approx(found.rows[0].second - found.rows[0].first)
     first_line, noise = found.to_lines()
-    assert first_line.startswith(
-        f'mask AP: {found.rows[0].first:.3f} for uniform, {found.rows[0].second:.3f} for lost. lost is worse: '
+    values = [f'{value:.3f}' for value in (found.rows[0].first, found.rows[0].second)]
+    words = (
+        f'mask AP of the last validation: {values[0]} for uniform (epoch 1), {values[1]} for lost (epoch 1). lost is worse: '
     )
+    assert first_line.startswith(words)
     assert first_line.endswith('20 images.')
     assert noise.startswith("That is the images' noise")
     back = compare_predictions(second, first, resamples=200)
@@ -125,6 +127,11 @@ def test_boxes_alone_are_compared(runs):
     assert {row.kind for row in found.rows} == {'bbox'}
 
 
+def test_a_run_that_found_nothing_is_worse(runs):
+    found = compare_predictions(runs('a'), runs('b', 1.0), resamples=50)
+    assert (found.rows[0].name, found.rows[0].second, found.verdict) == ('mask AP', 0, 'worse')
+
+
 def test_few_images_give_no_verdict(runs, tmp_path):
     document, predictions = made_validation(2, 8)
     runs.file.write_text(json.dumps(document))
@@ -145,15 +152,18 @@ def test_the_best_is_taken_where_both_have_one(runs):
 
 
 def test_a_best_that_a_resume_threw_away_is_not_taken(runs):
-    run = runs('a', which='best', epoch=3, start='20260101_000000')
-    runs('a', 0.5, which='best', epoch=7, start='20260102_000000', begin=2)
-    runs('a', which='last', epoch=8, start='20260102_000000', begin=2)
+    run = runs('a', which='best', iteration=30, epoch=3, start='20260101_000000')
+    runs('a', 0.5, which='best', iteration=70, epoch=7, start='20260102_000000', begin=20)
+    runs('a', iteration=80, epoch=8, start='20260102_000000', begin=20)
     assert compare_predictions(run, run, resamples=9).epochs == (7, 7)
+    # the third start began after iteration 20, so the best of iteration 30 is not of this run; its own has no best yet
+    runs('a', iteration=40, epoch=4, start='20260103_000000', begin=20)
     starts = [run / '20260101_000000', run / '20260103_000000']
-    runs('a', which='last', epoch=4, start='20260103_000000', begin=2)
-    # the third start began after epoch 2, so the best of epoch 3 is not of this run; its own has no best yet
     found = compare_predictions(starts, starts, names=('a', 'a'), resamples=9)
     assert (found.which, found.epochs) == ('last', (4, 4))
+    # of one that began after iteration 30 it is
+    runs('a', iteration=40, epoch=4, start='20260103_000000', begin=30)
+    assert compare_predictions(starts, starts, names=('a', 'a'), resamples=9).epochs == (3, 3)
 
 
 def test_other_images_are_not_compared(runs, tmp_path):

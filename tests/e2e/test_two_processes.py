@@ -12,6 +12,9 @@ from conftest import QUICK
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmext.analysis.coco_ap import average_precision, match_predictions, numbers, truth_of
+from mmext.analysis.predictions import read_predictions
+from mmext.data.coco_file import read_coco
 from mmext.data.demo import KINDS, write_part
 from mmext.data.own_data import write_config
 
@@ -113,6 +116,18 @@ def test_two_processes_validate_as_one_does(folder):
     assert {d['image_id'] for d in found[0]} == {1, 2, 3, 4, 5}
     scores = [[d['score'] for d in detections] for detections in found]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_predictions_of_both_processes_are_kept_once(folder):
+    (path,) = folder.glob('run/*/predictions_last.npz')
+    found = read_predictions(path)
+    assert found.about['image_ids'] == [1, 2, 3, 4, 5]
+    truth = truth_of(read_coco(found.about['ann_file']), found.about['image_ids'], found.about['classes'])
+    (scalars,) = folder.glob('run/*/vis_data/scalars.json')
+    logged = json.loads(scalars.read_text().splitlines()[-1])
+    for kind in ('bbox', 'segm'):
+        ours = numbers(average_precision(match_predictions(truth, found, kind)))['AP'][0]
+        assert ours == pytest.approx(logged[f'coco/{kind}_mAP'], abs=1e-9)
 
 
 @pytest.mark.parametrize('wrapper', [{}, {'type': 'ScaledOnCpu'}, {'accumulative_counts': 2}])
