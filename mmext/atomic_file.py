@@ -6,8 +6,6 @@ import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
-from mmengine.fileio import LocalBackend, register_backend
-
 _UNFINISHED = '.unfinished'
 
 
@@ -72,11 +70,3 @@ def is_whole_checkpoint(path: str | Path) -> bool:
     except Exception:  # a damaged file makes zipfile and torch raise anything
         return False
     return True
-
-
-@register_backend('mmext.atomic', force=True)
-class AtomicBackend(LocalBackend):
-    """MMEngine's local files, written with :func:`write_atomically`: ``backend_args=dict(backend='mmext.atomic')``."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        write_atomically(obj, filepath)

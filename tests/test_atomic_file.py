@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.fileio import get_file_backend
 
-from mmext.atomic_file import AtomicBackend, is_whole_checkpoint, remove_unfinished, write_atomically
+from mmext.atomic_backend import AtomicBackend
+from mmext.atomic_file import is_whole_checkpoint, remove_unfinished, write_atomically
 
 
 @pytest.fixture(scope='module')

@@ -17,6 +17,7 @@ LAYERS = [
         'console',
         'safe_load',
         'atomic_file',
+        'atomic_backend',
         'model',
         'run_state',
         'gloo',

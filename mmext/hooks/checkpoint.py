@@ -9,6 +9,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmext.atomic_backend import ATOMIC
 from mmext.atomic_file import remove_unfinished, write_atomically
 from mmext.errors import InputError
 from mmext.registry import HOOKS
@@ -53,7 +54,7 @@ class SafeCheckpointHook(CheckpointHook):
         )
         if local:
             self.out_dir = str(Path(folder).absolute()) if self.out_dir else None
-            self.backend_args = {'backend': 'mmext.atomic'}
+            self.backend_args = {'backend': ATOMIC}
         super().before_train(runner)
         self._training = True
         if local and is_main_process():

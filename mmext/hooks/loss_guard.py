@@ -16,6 +16,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmext.atomic_backend import ATOMIC
 from mmext.atomic_file import write_atomically
 from mmext.errors import InputError, raise_all, some
 from mmext.model import bare_model, parsed_losses
@@ -322,7 +323,7 @@ class LossGuardHook(Hook):
         try:
             if with_state:
                 meta = {'epoch': runner.epoch, 'iter': runner.iter}
-                backend = {'backend': 'mmext.atomic'}
+                backend = {'backend': ATOMIC}
                 runner.save_checkpoint(str(folder), state.name, meta=meta, by_epoch=False, backend_args=backend)
             if is_main_process():
                 write_atomically(json.dumps(record, indent=2, default=str).encode(), place)
