@@ -170,8 +170,8 @@ def progress_of(run: Digest) -> str:
     """``8/12``, or ``900/1000 it`` of a training by iterations."""
     if run.done is None:
         return MISSING
-    planned = '' if run.planned is None else f'/{run.planned:g}'
-    return f'{run.done:g}{planned}{"" if run.unit == "epoch" else " it"}'
+    planned = '' if run.planned is None else f'/{run.planned:.0f}'
+    return f'{run.done:.0f}{planned}{"" if run.unit == "epoch" else " it"}'
 
 
 def _sheet(comparison: Comparison, title: str, names: Sequence[str], runs: Sequence[Digest]) -> Sheet:

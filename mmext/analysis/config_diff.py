@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from mmext.analysis.runs import ORDER, flatten
 
 MISSING = '-'
+_LARGEST = 2**63
 # hooks that only look: what they are set to changes no result
 _WATCHING = (
     'timer',
@@ -34,7 +35,19 @@ def by_type(items: list) -> list[str]:
 def comparable(settings: dict) -> dict[str, object]:
     """Dotted key to value of a config: ``param_scheduler.LinearLR.end``; ``param_scheduler (order)`` has the types."""
     watching = tuple(f'default_hooks.{name}.' for name in _WATCHING)
-    return {key: value for key, value in flatten(settings, by_type).items() if not key.startswith(watching)}
+    found = flatten(settings, by_type)
+    return {key: _as_json(value) for key, value in found.items() if not key.startswith(watching)}
+
+
+def _as_json(value: object) -> object:
+    """A value as JSON gives it back, so that what was kept of a run and what is read now are alike."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, int) and abs(value) >= _LARGEST:  # Python refuses to write one of thousands of digits
+        return hex(value)
+    return value if value is None or isinstance(value, (str, int, float)) else repr(value)
 
 
 def config_differences(configs: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:

@@ -139,7 +139,7 @@ def _digest(place: Place) -> Digest:
         digest,
         ended=_ended(place, run),
         done=last.get('epoch') if unit == 'epoch' else iterations,
-        planned=planned if isinstance(planned, (int, float)) and not isinstance(planned, bool) and planned > 0 else None,
+        planned=planned if isinstance(planned, (int, float)) and 0 < planned < 2**63 else None,
         unit=unit,
         iterations=iterations,
         seconds=sorted(times)[len(times) // 2] if times else None,
@@ -268,7 +268,7 @@ def _cached(place: Place, key: dict, curves: bool) -> Digest | None:
 
 
 def _keep(place: Place, key: dict, digest: Digest) -> None:
-    record = {**asdict(digest), 'path': None, 'train': ()}
+    record = {**vars(digest), 'path': None, 'train': (), 'verdict': digest.verdict and asdict(digest.verdict)}
     file = place.starts[-1] / 'vis_data' / CACHE
     unfinished = file.with_name(f'{CACHE}.{os.getpid()}')
     try:

@@ -329,7 +329,10 @@ def parse_config(text: str) -> dict:
     settings = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            settings[node.targets[0].id] = _literal(node.value)
+            try:
+                settings[node.targets[0].id] = _literal(node.value)
+            except TypeError as error:  # a list as a key
+                raise ValueError(str(error)) from None
     return settings
 
 
@@ -337,7 +340,7 @@ def _literal(node: ast.AST) -> object:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
-        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
+        return {ast.literal_eval(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_literal(item) for item in node.elts]
     return ast.literal_eval(node)

@@ -69,7 +69,7 @@ def _starts(folder: Path) -> tuple[list[Path], list[Path], str | None]:
     """The folders in a folder: those of starts and the others, each by name; and why it cannot be opened."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith('.'))
+            names = sorted(entry.name for entry in entries if not entry.name.startswith('.') and _may_be_folder(entry))
     except OSError as error:
         return [], [], f'it cannot be opened: {error.strerror or error}'
     inside: dict[bool, list[Path]] = {True: [], False: []}
@@ -129,6 +129,11 @@ def _named(places: list[Place]) -> list[Place]:
 
 def _first_start(place: Place) -> str:
     return place.starts[0].name if place.starts else ''
+
+
+def _may_be_folder(entry: os.DirEntry) -> bool:
+    # of the thousands of images of a data set the system says so without a look at each
+    return entry.is_symlink() or entry.is_dir(follow_symlinks=False)
 
 
 def _is_there(path: Path) -> bool:

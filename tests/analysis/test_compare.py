@@ -241,6 +241,13 @@ def test_a_cell():
     assert cell(0.12345, Column('x')) == '0.123'
 
 
+CONFIGS = [
+    'train_cfg = dict(max_epochs=3)',
+    'train_cfg = dict(max_epochs=0x'
+    + 'f' * 5000
+    + ')\nmodel = dict(a={1, 2}, b=b"x", c=[[{1: (2,)}]], d=1e999, e=..., f=2j)',
+    'model = [dict(type=["a"]), {(1, 2): 3}, 4]\nparam_scheduler = [dict(type="A"), dict(type="A")]',
+]
 NAMES = ['loss', 'loss_mask', 'loss_cls', 'time', 'memory', 'epoch', 'step', 'coco/segm_mAP', 'mask/iou', 'val_loss']
 LINE = st.dictionaries(st.sampled_from(NAMES), st.floats() | st.integers() | st.none() | st.text(max_size=3), max_size=6)
 JSON = st.recursive(st.none() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3))
@@ -250,7 +257,7 @@ RECORD = st.dictionaries(st.sampled_from(['reason', 'text', 'status', 'verdict',
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.lists(LINE.map(json.dumps) | st.text(max_size=20), max_size=5), min_size=1, max_size=3),
-    st.text(max_size=30) | st.just('train_cfg = dict(max_epochs=3)'),
+    st.text(max_size=30) | st.sampled_from(CONFIGS),
     RECORD,
 )
 def test_no_file_crashes_a_comparison(tmp_path_factory, starts, config, record):

@@ -30,6 +30,14 @@ def test_empty_settings_paths_and_watching_hooks_are_no_differences():
     assert differences(one, two) == {'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult': ['-', 2]}
 
 
+def test_values_are_as_json_gives_them_back():
+    import json
+
+    found = comparable({'model': {'a': {1, 2}, 'b': b'x', 'c': [[{1: 2}]], 'd': 10**5000, 'e': [1, None, True]}})
+    assert found['model.d'].startswith('0x')
+    assert json.loads(json.dumps(found)) == found
+
+
 def test_a_list_beside_a_single_value():
     one = {'param_scheduler': [{'type': 'LinearLR', 'end': 3}], 'load_from': None}
     assert differences(one, {'param_scheduler': None, 'load_from': None}) == {

@@ -68,6 +68,11 @@ def test_a_config_is_read_and_never_run(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text("a = dict(b=[1, (2, -3.5)], c=None, d={'x y': True})\n")
     assert read_config(path) == {'a': {'b': [1, [2, -3.5]], 'c': None, 'd': {'x y': True}}}
+    path.write_text('a = {(1, 2): 3}\n')
+    assert read_config(path) == {'a': {(1, 2): 3}}
+    path.write_text('a = {[1]: 2}\n')
+    with pytest.raises(ValueError, match='unhashable'):
+        read_config(path)
     path.write_text(f'a = __import__("pathlib").Path({str(tmp_path / "ran")!r}).touch()\n')
     with pytest.raises(ValueError, match='malformed'):
         read_config(path)
