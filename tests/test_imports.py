@@ -92,6 +92,7 @@ def test_imports_go_one_way(path):
         'mmext.page.figure_files',
         'mmext.page.html_page',
         'mmext.page.panels',
+        'mmext.page.worst_images',
     ],
 )
 def test_light_modules_load_no_torch(module):

@@ -116,7 +116,7 @@ def sheets(comparison: Comparison, names: Sequence[str] | None = None, width: in
 
 def remarks(comparison: Comparison, every_end: bool = False) -> list[str]:
     """How runs ended, and what to know of their numbers."""
-    lines = [*(comparison.noise.to_lines() if comparison.noise else []), *_seed_lines(comparison)]
+    lines = noise_lines(comparison)
     few = every_end or len(comparison.runs) <= _END_LINES
     for run in comparison.readable:
         if run.end and (few or run.state != FINISHED):
@@ -124,6 +124,11 @@ def remarks(comparison: Comparison, every_end: bool = False) -> list[str]:
         if run.idle:
             lines.append(f'{run.name}: started again without logging a training step: {", ".join(run.idle)}.')
     return lines
+
+
+def noise_lines(comparison: Comparison) -> list[str]:
+    """Whether the difference is noise: of two runs by their images, of two settings by their seeds."""
+    return [*(comparison.noise.to_lines() if comparison.noise else []), *_seed_lines(comparison)]
 
 
 def to_markdown(comparison: Comparison, names: Sequence[str] | None = None) -> str:

@@ -146,7 +146,7 @@ def compare_predictions(
     try:
         which, kept = _both(sides, names, which)
         _same_images(kept, names)
-        truth = truth_of(read_coco(_annotations(kept[0], ann_file)), kept[0].about['image_ids'], kept[0].about['classes'])
+        truth = truth_of(read_coco(annotation_file(kept[0], ann_file)), kept[0].about['image_ids'], kept[0].about['classes'])
         kinds = [
             kind
             for kind in ('segm', 'bbox')
@@ -236,7 +236,15 @@ def _same_images(kept: Sequence[Predictions], names: Sequence[str]) -> None:
             )
 
 
-def _annotations(kept: Predictions, given: str | Path | None) -> Path:
+def annotation_file(kept: Predictions, given: str | Path | None = None) -> Path:
+    """The annotation file that predictions were validated with.
+
+    Args:
+        given: where it lies now, if elsewhere than at the time of the training.
+
+    Raises:
+        InputError: it cannot be read, or has changed since.
+    """
     path = Path(given or kept.about['ann_file'])
     try:
         same = file_hash(path) == kept.about['sha256']

@@ -183,12 +183,12 @@ def _squares(tiles: Sequence[Tile], folder: Path) -> dict[int, Square]:
         of_image.setdefault(tile.image['file_name'], {})[tile.annotation['id']] = tile
     found = {}
     for name, wanted in of_image.items():
-        picture = _read(folder, name)
+        picture = read_picture(folder, name)
         found |= {identity: _square(picture, tile) for identity, tile in wanted.items()}
     return found
 
 
-def _read(folder: Path, name: str) -> np.ndarray | None:
+def read_picture(folder: Path, name: str) -> np.ndarray | None:
     """An image in RGB, 8 bits; None when it cannot be read."""
     import cv2
 

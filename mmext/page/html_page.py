@@ -15,29 +15,40 @@ from pathlib import Path
 
 from mmext import __version__
 from mmext.analysis.compare import Comparison, compare, finite
-from mmext.analysis.compare_report import Sheet, progress_of, sheets
+from mmext.analysis.compare_report import Sheet, noise_lines, progress_of, sheets
 from mmext.analysis.diagnose import HEALTHY, NOT_ENOUGH, Cause, Diagnosis, Experiment
-from mmext.analysis.digest import DIAGNOSIS, RECORDS, Digest
+from mmext.analysis.digest import DIAGNOSIS, FINISHED, RECORDS, Digest
 from mmext.analysis.remedies import words
 from mmext.analysis.report import facts_line, sureness
 from mmext.errors import InputError
 from mmext.page.panels import MOST_RUNS, TRAIN, Panel, Section, sections, words_of
+from mmext.page.worst_images import SCORE, Album, worst_images
 
 # Okabe and Ito's, told apart by the colour-blind, without yellow and black, which do not show on white or dark; then dashes
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F7F7F')
 DASHES = ('solid', 'dash', 'dot', 'dashdot')
 _SYMBOLS = ('circle', 'square', 'diamond', 'triangle-up')
 _STATUS_WORDS = {HEALTHY: 'nothing wrong in the records', NOT_ENOUGH: 'not enough evidence'}
+_OUTLINES = (
+    ('found', 'object, found'),
+    ('missed', 'object, missed'),
+    ('matched', f'detection (score {SCORE} or more), matches an object'),
+    ('false', 'detection, matches none'),
+)
+# so many runs have a line each on how they ended, of more only those that did not end as planned
+_END_CARDS = 6
 # letters of a name that are shown at most: a folder may be called anything
 _LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page is made from. ``figures``: of the comparison's readable runs; ``diagnosis``: when it is of one run."""
+    """What a page is made from. ``figures``: of the comparison's readable runs; ``diagnosis``: when it is of one run;
+    ``album``: the worst images."""
 
     comparison: Comparison
     figures: Sequence[Section]
+    album: Album
     diagnosis: Diagnosis | None = None
 
     @property
@@ -47,7 +58,8 @@ class Page:
 
 def page_of(comparison: Comparison, diagnosis: Diagnosis | None = None) -> Page:
     """The page of runs that were read with their curves."""
-    return Page(comparison, sections(comparison.readable), diagnosis)
+    runs = comparison.readable[:MOST_RUNS]
+    return Page(comparison, sections(runs), worst_images(runs), diagnosis)
 
 
 def page_of_run(work_dir: str | Path, diagnosis: Diagnosis) -> Page:
@@ -108,6 +120,7 @@ def _context(page: Page) -> dict:
     contents += [('results', 'Results')] if tables else []
     contents += [(section.key, section.title.partition(':')[0]) for section in page.figures]
     contents += [('config', 'Config')] if len(runs) > 1 else []
+    contents += [('images', 'Worst images')] if runs else []
     number = len(comparison.readable)
     return {
         'title': f'Diagnosis of {runs[0].name}' if page.diagnosis and runs else _title(runs),
@@ -115,15 +128,17 @@ def _context(page: Page) -> dict:
         'version': __version__,
         'made': datetime.now().strftime('%Y-%m-%d %H:%M'),
         'contents': contents,
-        'runs': [_card(run) for run in runs],
+        'runs': [_card(run, len(runs) <= _END_CARDS) for run in runs],
         'places': {run.name: place for place, run in enumerate(runs)},
         'unreadable': [run for run in comparison.runs if not run.readable],
         'left_out': number > MOST_RUNS and f'The first {MOST_RUNS} of {number} runs have curves; the tables have all.',
         'diagnosis': page.diagnosis and _diagnosis(page.diagnosis),
+        'noise': noise_lines(comparison),
         'tables': tables,
         'differences': differences,
         'sections': [_section(section, runs) for section in page.figures],
-        'pictures': None,
+        'pictures': page.album,
+        'outline_kinds': _OUTLINES,
         'colour': lambda place: PALETTE[place % len(PALETTE)],
         'dash': lambda place: DASHES[place // len(PALETTE) % len(DASHES)],
         'words_of': words_of,
@@ -141,7 +156,7 @@ def _subtitle(comparison: Comparison) -> str:
     return f'{number} run{"s" if number != 1 else ""} in {", ".join(folders)}'
 
 
-def _card(run: Digest) -> dict:
+def _card(run: Digest, few: bool) -> dict:
     verdict = run.verdict
     facts = [f'{progress_of(run)} {run.unit}s' if run.unit == 'epoch' else progress_of(run)]
     facts += [f'{len(run.val)} validation{"s" if len(run.val) != 1 else ""}']
@@ -150,12 +165,12 @@ def _card(run: Digest) -> dict:
     said = verdict and verdict.text.replace(' below', '')  # the findings are not on this card
     if verdict and verdict.source not in (DIAGNOSIS, RECORDS):
         said = f'{said} (By {verdict.source}.)'
-    remarks = [run.end] if run.end else []
+    remarks = [run.end] if run.end and (few or run.state != FINISHED) else []
     remarks += [f'Started again without logging a training step: {", ".join(run.idle)}.'] if run.idle else []
     return {
         'name': run.name,
         'state': run.state,
-        'state_class': run.state if run.state == 'finished' else 'information',
+        'state_class': 'finished' if run.state == FINISHED else 'information',
         'status': verdict and verdict.status,
         'status_words': verdict and (_STATUS_WORDS.get(verdict.status) or verdict.code or verdict.status),
         'verdict': said,
