@@ -1,9 +1,11 @@
 import copy
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -290,3 +292,85 @@ def planted(shapes_run, tmp_path):
         return run
 
     return plant
+
+
+@pytest.fixture(scope='session')
+def shown_runs(demo_data, tmp_path_factory) -> Path:
+    """A folder of four runs as their logs and predictions tell them.
+
+    ``two <b>stages``: two stages, validations with losses, predictions of them; ``no validation``: still running;
+    ``stock``: what MMDetection alone logs; ``broken``: its losses end in NaN, and its predictions are none.
+    """
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    from mmext.analysis.predictions import FILES, file_hash, pack
+
+    stamp, folder = '20260101_000000', tmp_path_factory.mktemp('shown runs')
+    ann_file = demo_data / 'val' / 'annotations.json'
+    document = json.loads(ann_file.read_text())
+    families = ('mask', 'cls', 'bbox', 'rpn_cls', 'rpn_bbox')
+    parts = {'backbone': 1, 'neck': 1, 'rpn_head': 5, 'bbox_head': 10, 'mask_head': 10}
+
+    def train(step, ours=True, last=1e9):
+        losses = {f'loss_{name}': (5 - i) / (5 + step) if step < last else float('nan') for i, name in enumerate(families)}
+        rate = 0.001 / (1 + step / 50)
+        rates = {'lr': rate, 'base_lr': rate}
+        if ours:
+            rates |= {f'{part}_lr': rate * times for part, times in parts.items()} | {'stage': 1 + (step > 60)}
+        return {**rates, 'loss': sum(losses.values()), **losses, 'time': 0.5, 'epoch': (step + 19) // 20, 'step': step}
+
+    def val(step, ours=True):
+        metrics = {'coco/bbox_mAP': step / 400, 'coco/segm_mAP': step / 500, 'coco/segm_mAP_50': step / 200}
+        if not ours:
+            return {**metrics, 'step': step // 20}
+        return {**metrics, 'mask/iou': 0.6, 'val_loss': 12 / step, 'val_loss_mask': 5 / step, 'step': step}
+
+    def write(name, lines, epochs=5, running=False):
+        logs = folder / name / stamp / 'vis_data'
+        logs.mkdir(parents=True)
+        (logs / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        dataset = {'data_root': f'{demo_data}/', 'ann_file': 'val/annotations.json', 'data_prefix': {'img': 'val/'}}
+        settings = {
+            'model': {'roi_head': {'mask_head': {'loss_mask': {'type': 'CrossEntropyLoss'}}}},
+            'val_dataloader': {'dataset': dataset},
+            'train_cfg': {'max_epochs': epochs},
+            'optim_wrapper': {'optimizer': {'lr': 0.001, 'type': '</script><i>' if running else 'SGD'}},
+        }
+        (logs / 'config.py').write_text(''.join(f'{key} = {value!r}\n' for key, value in settings.items()))
+        if not running:
+            for file in logs.iterdir():
+                os.utime(file, (time.time() - 86_400,) * 2)
+        return folder / name / stamp
+
+    def keep(start, sure):
+        """Predictions: of each image all objects but the first, which is found elsewhere, with scores from ``sure`` on."""
+        images = []
+        for image in document['images']:
+            sizes = image['height'], image['width']
+            own = [one for one in document['annotations'] if one['image_id'] == image['id']]
+            rles = [coco_mask.merge(coco_mask.frPyObjects(one['segmentation'], *sizes)) for one in own]
+            if own:
+                rles[0] = coco_mask.encode(np.asfortranarray(np.roll(coco_mask.decode(rles[0]), 60, (0, 1))))
+            boxes = coco_mask.toBbox(rles) if rles else np.zeros((0, 4))
+            images.append(
+                {
+                    'image_id': image['id'],
+                    'size': sizes,
+                    'labels': [one['category_id'] - 1 for one in own],
+                    'scores': [sure] * len(own),
+                    'boxes': np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+                    'rles': rles,
+                }
+            )
+        about = {'epoch': 5, 'iteration': 100, 'begin': 0, 'ann_file': str(ann_file), 'sha256': file_hash(ann_file)}
+        classes = [category['name'] for category in document['categories']]
+        (start / FILES['last']).write_bytes(pack(images, {**about, 'classes': classes, 'metrics': {}}))
+
+    steps = range(5, 105, 5)
+    keep(write('two <b>stages', [line for i in steps for line in [train(i), *([val(i)] if i % 20 == 0 else [])]]), 0.9)
+    write('no validation', [train(i) for i in range(5, 55, 5)], running=True)
+    stock = [line for i in steps for line in [train(i, False), *([val(i, False)] if i % 20 == 0 else [])]]
+    write('stock', stock)
+    keep(write('broken', [train(i, last=60) for i in range(5, 75, 5)]), 0.1)
+    return folder

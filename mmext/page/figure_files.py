@@ -8,7 +8,7 @@ from pathlib import Path
 from mmext.analysis.digest import Digest
 from mmext.errors import InputError
 from mmext.page.html_page import DASHES, PALETTE, Page
-from mmext.page.panels import LOG, SHARE, VAL, Line, Panel, Section, words_of
+from mmext.page.panels import LOG, SHARE, VAL, Line, Panel, Section, log_ticks, words_of
 
 _DPI = 300
 _COLUMNS = 3
@@ -92,8 +92,6 @@ def _panel(axis, panel: Panel, section: Section) -> None:
     axis.grid(axis='y', color='0.9', linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[['top', 'right']].set_visible(False)
-    if panel.scale == LOG:
-        _log_axis(axis, panel)
     if panel.stacked:
         colours = [_colour(section.legend.index(line.name)) for line in panel.lines]
         axis.stackplot(panel.lines[0].x, [line.y for line in panel.lines], colors=colours, linewidth=0)
@@ -112,18 +110,20 @@ def _panel(axis, panel: Panel, section: Section) -> None:
 
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.set_ylim(0, 1)
-    elif panel.scale != LOG:
+    elif panel.scale == LOG:
+        _log_axis(axis, panel)
+    else:
         axis.set_ylim(bottom=0)
 
 
 def _log_axis(axis, panel: Panel) -> None:
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import NullLocator
 
     axis.set_yscale('log')
-    values = [y for line in panel.lines for y in line.y if y]
-    axis.yaxis.set_major_formatter('{x:.0e}')
-    # within a decade there may be no power of ten to label
-    axis.yaxis.set_minor_formatter('{x:.0e}' if max(values) < 10 * min(values) else NullFormatter())
+    shown, ticks = axis.get_ylim(), log_ticks(panel)
+    axis.set_yticks(list(ticks), list(ticks.values()))
+    axis.set_ylim(*shown)  # a tick beyond it would widen it
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def _curve(axis, panel: Panel, line: Line, section: Section) -> None:

@@ -21,7 +21,7 @@ from mmext.analysis.digest import DIAGNOSIS, FINISHED, RECORDS, Digest
 from mmext.analysis.remedies import words
 from mmext.analysis.report import facts_line, sureness
 from mmext.errors import InputError
-from mmext.page.panels import MOST_RUNS, TRAIN, Panel, Section, sections, words_of
+from mmext.page.panels import LOG, MOST_RUNS, TRAIN, Panel, Section, log_ticks, sections, words_of
 from mmext.page.worst_images import SCORE, Album, worst_images
 
 # Okabe and Ito's, told apart by the colour-blind, without yellow and black, which do not show on white or dark; then dashes
@@ -175,6 +175,7 @@ def _card(run: Digest, few: bool) -> dict:
         'status_words': verdict and (_STATUS_WORDS.get(verdict.status) or verdict.code or verdict.status),
         'verdict': said,
         'facts': ' · '.join(facts),
+        'costs': ' · '.join(facts[2:]),
         'remarks': [*remarks, *([run.problem] if run.problem else [])],
     }
 
@@ -196,13 +197,14 @@ def _section(section: Section, runs: Sequence[Digest]) -> dict:
 
 def _summary(panel: Panel, runs: Sequence[Digest]) -> str:
     """A panel in words, for people who do not see it: where its lines end."""
-    ends = []
+    ends, both = [], len({line.kind for line in panel.lines}) > 1
     for line in panel.lines:
         last = next(((x, y) for x, y in zip(reversed(line.x), reversed(line.y), strict=True) if y is not None), None)
         name = words_of(line.name) if panel.run is not None else runs[line.run].name
-        kind = ' in validation' if panel.run is None and line.kind != TRAIN else ''
+        kind = ' in validation' if both and line.kind != TRAIN else ''
         ends.append(f'{name}{kind} no number' if last is None else f'{name}{kind} {last[1]:.3g} at iteration {last[0]:g}')
-    return f'{panel.title}, {panel.unit} over iterations. Last: {"; ".join(ends)}.'
+    what = panel.title if panel.unit == panel.title else f'{panel.title}, {panel.unit}'
+    return f'{what} over iterations. Last: {"; ".join(ends)}.'
 
 
 # ---- what the script draws
@@ -234,7 +236,7 @@ def _panel_data(panel: Panel, section: Section) -> dict:
         'smooth': section.key == 'losses',
         'band': panel.band,
         'marks': panel.marks,
-        'decades': max(values) / min(values) >= 10 if values else False,
+        'ticks': list((log_ticks(panel) if panel.scale == LOG else {}).items()),
         'lines': [
             {
                 'run': line.run,

@@ -72,7 +72,7 @@
       }
       if (line.broken.length) {
         traces.push({
-          x: line.broken, y: line.broken.map(() => line.floor), name, visible: shown[line.run], mode: 'markers', meta: { run: line.run },
+          x: line.broken, y: line.broken.map(() => (logLosses ? line.floor : 0)), name, visible: shown[line.run], mode: 'markers', meta: { run: line.run },
           marker: { color: colour, size: 9, symbol: 'x-thin', line: { color: colour, width: 2 } },
           hovertemplate: 'no number (NaN or infinite)', cliponaxis: false,
         });
@@ -87,7 +87,7 @@
     const y = { ...axis, automargin: true, nticks: 6, title: { text: panel.unit, font: { size: 11 }, standoff: 8 } };
     x.range = range || whole;
     if (panel.scale === 'share') Object.assign(y, { tickformat: '.0%', range: [0, 1] });
-    else if (panel.scale === 'log') Object.assign(y, { type: 'log', exponentformat: 'e', dtick: panel.decades > 1 ? 1 : null, tickformat: '.0e' });
+    else if (panel.scale === 'log') Object.assign(y, { type: 'log', tickvals: panel.ticks.map(([at]) => at), ticktext: panel.ticks.map(([, text]) => text), fixedrange: true });
     else if (panel.smooth && logLosses) Object.assign(y, { type: 'log', exponentformat: 'e' });
     else Object.assign(y, { type: 'linear', rangemode: 'tozero' });
     return { xaxis: x, yaxis: y };

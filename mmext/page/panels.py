@@ -11,6 +11,8 @@ from mmext.analysis.shares import FAMILIES, bands_hold, by_family, shares
 MOST_RUNS = 20
 # of a curve so many points are shown, at an even distance
 _MOST_POINTS = 500
+# labels of a log axis: with 2 and 5 between the powers of ten up to so many decades; the most of them
+_FEW_DECADES, _MOST_TICKS = 2, 8
 # the order in which families and parts are shown
 _FAMILIES = tuple(dict.fromkeys(FAMILIES.values()))
 _PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')
@@ -256,6 +258,29 @@ def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
     """Each name once: those of ``first`` in its order, then the others as they come."""
     there = list(dict.fromkeys(names))
     return [name for name in first if name in there] + [name for name in there if name not in first]
+
+
+def log_ticks(panel: Panel) -> dict[float, str]:
+    """Where a log axis has its labels, and these: powers of ten with 2 and 5 times these where there are few; on a narrow
+    axis every digit, and on a narrower one the ends."""
+    values = [y for line in panel.lines for y in line.y if y]
+    if not values:
+        return {}
+    least, most = min(values), max(values)
+    low, high = math.floor(math.log10(least)), math.ceil(math.log10(most))
+    every = math.ceil((high - low) / _MOST_TICKS) or 1
+    if most < 1.5 * least:
+        ticks = [least, most]
+    else:
+        steps = range(1, 10) if most < 5 * least else (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
+        ticks = [step * 10.0**power for power in range(low, high + 1, every) for step in steps]
+    return {_rounded(tick): _power(tick) for tick in ticks}
+
+
+def _power(value: float) -> str:
+    """``5e-4``, ``1.3e-3``."""
+    number, _, power = f'{value:.1e}'.partition('e')
+    return f'{number.removesuffix(".0")}e{int(power)}'
 
 
 def words_of(name: str) -> str:

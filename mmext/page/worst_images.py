@@ -279,7 +279,8 @@ def image_folder(settings: Mapping, ann_file: Path) -> Path:
         ann_file: where its annotation file lies now. It shows where ``data_root`` is, which may be relative to the folder
             that the training was started in.
     """
-    dataset = settings.get('val_dataloader')
+    loader = settings.get('val_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
     while isinstance(dataset, Mapping) and isinstance(dataset.get('dataset'), Mapping):
         dataset = dataset['dataset']
     if not isinstance(dataset, Mapping):

@@ -171,7 +171,7 @@ def test_images_of_all_kinds(tmp_path, spoil):
         Image.fromarray(np.arange(90 * 120, dtype=np.uint16).reshape(90, 120) // 3).save(path)
     else:
         path.write_bytes(path.read_bytes()[: 60 if spoil == 'truncated' else 0])
-    picture = sheets._read(tmp_path, 'a.png')
+    picture = sheets.read_picture(tmp_path, 'a.png')
     if spoil == 'sixteen bits':
         assert picture.dtype == np.uint8
         assert picture.max() - picture.min() > 200

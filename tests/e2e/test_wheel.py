@@ -60,3 +60,5 @@ def test_wheel_carries_the_configs_and_trains(demo_data, tmp_path):
     assert 'Epoch(train) [1][1/1]' in output
     assert 'mask_head_lr' in output
     assert (tmp_path / 'work_dirs/my/epoch_1.pth').is_file()
+    call(tmp_path / 'venv/bin/mmext', 'compare', 'work_dirs/my', '--html', 'page.html', cwd=tmp_path)
+    assert 'data-panel="loss-mask"' in (tmp_path / 'page.html').read_text()
