@@ -63,22 +63,59 @@ class Experiment:
         return {name: getattr(self, name) for name in names}
 
 
-# what the records show, and the findings of experiments that bring it about
+# masks of the ground truth that are wrong, in one part or in training; which of them brings a thing about is told first
+_WRONG_MASKS = ('masks-of-other-objects', 'masks-moved', 'masks-narrow', 'masks-wide', 'annotated-differently')
+_UNTRAINED = ('part-unchanged', 'part-without-gradient')
+_NOTHING_TAUGHT = ('training-images-empty', 'masks-of-other-objects', *_UNTRAINED)
+_NO_OBJECTS = ('training-images-empty', 'no-positive-rois')
+# what the records or an experiment show, and the findings of experiments that bring it about
 _MEASURED = {
-    'masks-small': ('mask-threshold', 'annotated-differently', 'mask-grid-coarse'),
-    'masks-large': ('mask-threshold', 'annotated-differently'),
-    'mask-iou-gap': ('mask-threshold', 'annotated-differently', 'masks-moved', 'mask-grid-coarse'),
-    'box-mask-gap': ('mask-threshold', 'annotated-differently', 'masks-moved'),
-    'val-mask-loss-high': ('annotated-differently', 'masks-learnt-by-heart'),
-    'train-mask-loss-high': ('annotated-differently', 'training-masks-worse'),
-    'ap-near-zero': ('classes-mixed-up',),
-    'masks-learnt-by-heart': ('annotated-differently', 'classes-mixed-up'),
-    'training-masks-worse': ('annotated-differently', 'classes-mixed-up'),
-    'mask-threshold': ('annotated-differently', 'masks-moved', 'classes-mixed-up'),
-    'boxes-hold-masks-back': ('annotated-differently', 'masks-moved', 'classes-mixed-up'),
-    'mask-grid-coarse': ('annotated-differently', 'classes-mixed-up'),
-    'annotated-differently': ('classes-mixed-up',),
-    'training-masks-not-learnt': ('classes-mixed-up', 'mask-threshold', 'training-masks-worse'),
+    'masks-small': ('masks-narrow', 'masks-of-other-objects', 'mask-threshold', 'annotated-differently', 'mask-grid-coarse'),
+    'masks-large': ('masks-wide', 'masks-of-other-objects', 'mask-threshold', 'annotated-differently'),
+    'mask-iou-gap': (*_UNTRAINED, *_WRONG_MASKS, 'mask-threshold', 'mask-grid-coarse'),
+    'box-mask-gap': (*_UNTRAINED, *_WRONG_MASKS, 'mask-threshold'),
+    'val-mask-loss-high': (*_WRONG_MASKS, 'masks-learnt-by-heart'),
+    'train-mask-loss-high': (*_WRONG_MASKS, 'training-masks-worse'),
+    'ap-near-zero': (*_NOTHING_TAUGHT, 'classes-mixed-up'),
+    'no-positive-rois': ('training-images-empty',),
+    'mask-ln2': _NOTHING_TAUGHT,
+    'losses-not-falling': _NOTHING_TAUGHT,
+    'mask-loss-not-falling': _NOTHING_TAUGHT,
+    'mask-loss-slow': _NOTHING_TAUGHT,
+    'mask-loss-plateau': (*_NOTHING_TAUGHT, 'masks-moved'),
+    'mask-share-high': (*_NOTHING_TAUGHT, 'masks-moved'),
+    'mask-ap-stuck': (*_NOTHING_TAUGHT, *_WRONG_MASKS),
+    'masks-learnt-by-heart': (*_WRONG_MASKS, 'classes-mixed-up'),
+    'training-masks-worse': (*_WRONG_MASKS, 'classes-mixed-up'),
+    'mask-threshold': (*_WRONG_MASKS, 'classes-mixed-up'),
+    'boxes-hold-masks-back': (*_WRONG_MASKS, 'classes-mixed-up'),
+    'mask-grid-coarse': (*_WRONG_MASKS, 'classes-mixed-up'),
+    'annotated-differently': (*_WRONG_MASKS[:-1], 'classes-mixed-up'),
+    'masks-overlap': ('masks-wide', 'masks-of-other-objects'),
+    'training-masks-not-learnt': (
+        *_NOTHING_TAUGHT,
+        *_WRONG_MASKS,
+        'classes-mixed-up',
+        'mask-threshold',
+        'training-masks-worse',
+        'cannot-overfit',
+    ),
+    'part-unchanged': ('part-not-training', 'part-without-gradient', *_NO_OBJECTS),
+    'part-without-gradient': ('part-not-training', 'mask-loss-weight', *_NO_OBJECTS),
+    'mask-gradient-small': ('part-not-training', 'mask-loss-weight', *_UNTRAINED, *_NO_OBJECTS),
+    'update-too-small': ('part-not-training', 'mask-loss-weight', 'mask-rate-low', *_UNTRAINED),
+    'cannot-overfit': (
+        'loss-exploding',
+        'rate-too-high',
+        'part-not-training',
+        'mask-rate-low',
+        'mask-loss-weight',
+        'warm-up-unfinished',
+        'update-too-small',
+        *_UNTRAINED,
+        *_NO_OBJECTS,
+        *_WRONG_MASKS[:-1],
+    ),
 }
 
 

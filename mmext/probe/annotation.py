@@ -1,6 +1,7 @@
 """Experiment on the ground truth: would the predicted masks fit it better if they were moved, or grown?"""
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,34 +60,79 @@ def resized_ious(truth: dict, prediction: dict) -> list[float]:
     return ious
 
 
+@dataclass(frozen=True)
+class Change:
+    """The change of the predictions that wins most on a part: ``kind`` moved or grown, ``place`` in OFFSETS or GROWTHS,
+    ``where`` train or val; what it wins ``here``, on that part, and ``there``, on the other one."""
+
+    kind: str
+    place: int
+    where: str
+    here: Gain
+    there: Gain
+
+    @property
+    def other(self) -> str:
+        return 'train' if self.where == 'val' else 'val'
+
+    @property
+    def words(self) -> str:
+        words = offset_words(OFFSETS[self.place]) if self.kind == 'moved' else _growth(GROWTHS[self.place])
+        return f'moved {words}' if words and self.kind == 'moved' else words
+
+    @property
+    def evidence(self) -> str:
+        also = 'too' if self.there.value > 0 else 'not'
+        return (
+            f'predictions {self.words} fit the annotations of {self.where} better, mask IoU {self.here.words()}, and those '
+            f'of {self.other} {also} ({self.there.value:+.3f})'
+        )
+
+    @property
+    def apart(self) -> bool:
+        """Whether it wins on one part alone."""
+        more = Gain(
+            self.here.before,
+            self.here.before + self.here.value - self.there.value,
+            math.hypot(self.here.error, self.there.error),
+            self.here.objects,
+        )
+        # what fits one part better and the other much worse: a little of the first is enough
+        sure = self.here.surely(limit('worth')) and more.surely(limit('apart'))
+        return sure and self.there.objects >= limit('objects')
+
+
+def best_change(train: 'Part', val: 'Part') -> Change:
+    """Of all moves and growths of the detected masks, the one that wins most mask IoU on train or on val."""
+    found = []
+    for kind, changes in (('moved', OFFSETS), ('grown', GROWTHS)):
+        name = {'moved': 'by_offset', 'grown': 'by_growth'}[kind]
+        still = changes.index((0, 0) if kind == 'moved' else 0)
+        for part, other in ((train, val), (val, train)):
+            place = int(part.column(name).mean(0).argmax())
+            gains = [_gain(one, name, place, still) for one in (part, other)]
+            found.append(Change(kind, place, part.name, *gains))
+    return max(found, key=lambda one: one.here.value)
+
+
 def judge(train: 'Part', val: 'Part') -> Experiment:
     """Moves and growth of the detected masks that fit the ground truth best, on both samples.
 
     A network draws masks as it was taught: what fits val better moved or grown, and train not, is annotated differently.
     """
-    names = {'by_offset': [_move(one) for one in OFFSETS], 'by_growth': [_growth(one) for one in GROWTHS]}
-    found = []
-    for name, changes in names.items():
-        still = changes.index('')
-        means = {part.name: part.column(name).mean(0) for part in (train, val)}
-        for part in (train, val):
-            place = int(means[part.name].argmax())
-            gains = {one.name: _gain(one, name, place, still) for one in (train, val)}
-            found.append((gains[part.name].value, part.name, changes[place] or 'left as they are', gains))
-    _, where, change, gains = max(found, key=lambda one: one[0])
-    other = 'train' if where == 'val' else 'val'
-    here, there = gains[where], gains[other]
-    text = f'Best on {where}: predictions {change}, {here.words()}; the same on {other}: {there.value:+.3f}.'
-    more = Gain(here.before, here.before + here.value - there.value, math.hypot(here.error, there.error), here.objects)
+    change = best_change(train, val)
+    here, there, where = change.here, change.there, change.where
+    text = (
+        f'Best on {where}: predictions {change.words or "left as they are"}, {here.words()}; the same on {change.other}: '
+        f'{there.value:+.3f}.'
+    )
     findings = ()
-    # what fits one part better and the other much worse: a little of the first is enough
-    if here.surely(limit('worth')) and more.surely(limit('apart')) and there.objects >= limit('objects'):
+    if change.apart:
         findings = (
             Cause(
                 'annotated-differently',
                 'warning',
-                f'predictions {change} fit the annotations of {where} better, mask IoU {here.words()}, and those of {other} '
-                f'not ({there.value:+.3f}).',
+                f'{change.evidence}.',
                 remedy='Look at both: `mmext check CONFIG --show DIR`. Masks of one part are moved, or drawn wider or '
                 'narrower; annotate both alike.',
                 cause='train and val are annotated differently',
@@ -95,13 +141,12 @@ def judge(train: 'Part', val: 'Part') -> Experiment:
                 source=LIMITS['apart'].source,
             ),
         )
-    elif change.startswith('moved') and here.surely(limit('apart')):
+    elif change.kind == 'moved' and here.surely(limit('apart')):
         findings = (
             Cause(
                 'masks-moved',
                 'warning',
-                f'predictions {change} fit the annotations of {where} better, mask IoU {here.words()}, and those of {other} '
-                f'too ({there.value:+.3f}).',
+                f'{change.evidence}.',
                 remedy='Something moves masks against their boxes, in the files or in a transform of the training: `mmext '
                 'check CONFIG --show DIR`.',
                 cause='the predicted masks lie beside their objects',
@@ -118,11 +163,12 @@ def _gain(part: 'Part', name: str, place: int, still: int) -> Gain:
     return paired(table[:, still], table[:, place], part.image_of())
 
 
-def _move(offset: tuple[int, int]) -> str:
+def offset_words(offset: tuple[int, int]) -> str:
+    """``3 px left and 1 px down`` for (-3, 1); empty for no offset."""
     across, down = offset
     sides = [f'{abs(across)} px {"right" if across > 0 else "left"}'] if across else []
     sides += [f'{abs(down)} px {"down" if down > 0 else "up"}'] if down else []
-    return f'moved {" and ".join(sides)}' if sides else ''
+    return ' and '.join(sides)
 
 
 def _growth(pixels: int) -> str:

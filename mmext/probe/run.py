@@ -1,6 +1,6 @@
 """All experiments on the checkpoint of a run, for ``mmext diagnose WORK_DIR --deep``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,11 @@ from mmext.analysis.facts import Facts
 from mmext.analysis.runs import Run
 from mmext.errors import InputError
 from mmext.loops.loss_val_loop import kept_random_state
-from mmext.probe import annotation, boxes, channel, fit, gradients, grid, threshold, weights
+from mmext.probe import annotation, boxes, channel, fit, gradients, grid, ground_truth, threshold, weights
 from mmext.probe.objects import Part, measure
-from mmext.probe.subject import Subject, load_subject, why_not
+from mmext.probe.subject import IMAGES, Subject, load_subject, why_not
+from mmext.probe.truth import Truth, read_truth
+from mmext.probe.views import file_views, training_views
 
 SEED = 0  # of the samples: asked twice, a run gets the same answer
 
@@ -44,6 +46,8 @@ def probe(run: Run, progress: Callable[[str, int, int], None] | None = None, dev
         reason = why_not(subject.model)
         if reason:
             return Probe(trained, (*remarks, f'The experiments on masks do not apply: {reason}.'))
+        truths, unseen = look_at_truth(subject, progress)
+        remarks += unseen
         parts = {}
         for name, sample in subject.samples.items():
             counting = None
@@ -54,8 +58,9 @@ def probe(run: Run, progress: Callable[[str, int, int], None] | None = None, dev
     if not parts['train'].matched or not parts['val'].matched:
         empty = ' and '.join(name for name, part in parts.items() if not part.matched)
         nothing = f'No detection on {empty} matches an object of its class: the experiments on masks say nothing.'
-        return Probe(trained, (remark, *remarks, nothing))
-    return Probe((*judge(subject, parts['train'], parts['val'], loss_fall(run)), *trained), (remark, *remarks))
+        return Probe((*ground_truth.judge(truths), *trained), (remark, *remarks, nothing))
+    answers = judge(subject, parts['train'], parts['val'], loss_fall(run), truths)
+    return Probe((*answers, *trained), (remark, *remarks))
 
 
 def judge_training(
@@ -74,7 +79,27 @@ def judge_training(
     return tuple(one for one in found if one is not None), tuple(remarks)
 
 
-def judge(subject: Subject, train: Part, val: Part, fall: float | None) -> list[Experiment]:
+def look_at_truth(
+    subject: Subject, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[dict[str, Truth], tuple[str, ...]]:
+    """The ground truth of both samples and of the training, and a remark where its pipeline shows nothing."""
+    views = {name: file_views(sample) for name, sample in subject.samples.items()}
+    views[ground_truth.VIEW] = training_views(subject.cfg, SEED)
+    truths, remarks = {}, ()
+    for name, images in views.items():
+        total, counting = len(subject.samples[name].places) if name in subject.samples else IMAGES, None
+        if progress:
+            counting = lambda done, name=name, total=total: progress(f'ground truth of {name}', done, total)  # noqa: E731
+        try:
+            truths[name] = read_truth(name, images, SEED, counting)
+        except InputError as error:
+            if name in subject.samples:
+                raise
+            remarks = (f'The training pipeline was not looked at: {error}',)
+    return truths, remarks
+
+
+def judge(subject: Subject, train: Part, val: Part, fall: float | None, truths: Mapping[str, Truth]) -> list[Experiment]:
     """The experiments that apply, from what was measured on both samples."""
     answers = [
         boxes.judge(val),
@@ -82,7 +107,7 @@ def judge(subject: Subject, train: Part, val: Part, fall: float | None) -> list[
         grid.judge(val, subject.cfg),
         fit.judge(train, val, fall),
         channel.judge(val),
-        annotation.judge(train, val),
+        *ground_truth.judge(truths, annotation.judge(train, val), annotation.best_change(train, val)),
     ]
     return [answer for answer in answers if answer is not None]
 

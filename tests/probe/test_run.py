@@ -4,14 +4,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
 
 from mmext.analysis.diagnose import diagnose_run
 from mmext.analysis.findings import is_problem
 from mmext.analysis.runs import Run, read_run
 from mmext.errors import InputError
-from mmext.probe import gradients
+from mmext.probe import gradients, ground_truth
 from mmext.probe.objects import measure
-from mmext.probe.run import probe
+from mmext.probe.run import look_at_truth, probe
 from mmext.probe.subject import find_checkpoint, load_subject
 
 
@@ -33,6 +35,7 @@ def test_a_good_checkpoint_has_no_problem(shapes_run):
         'train against val',
         'class channel',
         'annotation',
+        'ground truth',
         'gradients',
     ]
     assert not is_problem(finding for one in made.experiments for finding in one.findings)
@@ -62,15 +65,69 @@ def test_a_threshold_too_high_is_named_first_with_the_line_that_mends_it(planted
     assert {one['name']: one['gain'] for one in record['experiments']}['threshold'] == pytest.approx(first.explains)
 
 
-def test_validation_masks_shifted_by_4_px_are_named(planted):
-    found = findings(planted(change=lambda mask: np.roll(mask, 4, 1)))
-    assert 'moved 4 px right' in found['annotated-differently'].text
-    assert 'masks-moved' not in found
+def test_validation_masks_shifted_by_4_px_are_named_with_their_part(planted):
+    work_dir = planted(change=lambda mask: np.roll(mask, 4, 1))
+    made = probe(read_run(work_dir))
+    diagnosis = diagnose_run(read_run(work_dir), made.experiments, made.remarks)
+    moved = next(one for one in diagnosis.findings if one.code == 'masks-moved')
+    assert moved.where == 'val'
+    assert 'moved 4 px left, they lie where the image is steeper' in moved.text
+    assert 'predictions moved 4 px right fit the annotations of val better' in moved.text
+    assert moved.explains > 0.1
+    assert 'the masks of val lie 4 px beside their objects' in diagnosis.verdict
+    assert 'annotated-differently' not in {one.code for one in diagnosis.findings}
 
 
-def test_training_masks_narrower_than_those_of_validation_are_named(planted):
+def test_training_masks_narrower_than_those_of_validation_are_named_with_their_part(planted):
     found = findings(planted(part='train', change=lambda mask: cv2.erode(mask, np.ones((5, 5), np.uint8))))
-    assert 'shrunk by 2 px fit the annotations of train' in found['annotated-differently'].text
+    assert found['masks-narrow'].where == 'train'
+    assert 'shrunk by 2 px fit the annotations of train' in found['masks-narrow'].text
+    assert 'annotated-differently' not in found
+
+
+@TRANSFORMS.register_module()
+class MoveMasks(BaseTransform):
+    """Four pixels to the right, without image and boxes."""
+
+    def transform(self, results):
+        results['gt_masks'] = results['gt_masks'].translate(results['img'].shape[:2], 4, 'horizontal')
+        return results
+
+
+@TRANSFORMS.register_module()
+class NoObjects(BaseTransform):
+    """Background alone."""
+
+    def transform(self, results):
+        for key in ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks'):
+            results[key] = results[key][np.zeros(0, int)]
+        return results
+
+
+@pytest.mark.parametrize(
+    ('transform', 'code', 'severity'),
+    [('MoveMasks', 'masks-moved', 'warning'), ('NoObjects', 'training-images-empty', 'severe')],
+)
+def test_a_pipeline_that_spoils_the_training_is_named(shapes_run, transform, code, severity):
+    subject = load_subject(read_run(shapes_run), 'cpu', 0)
+    subject.cfg.train_dataloader.dataset.pipeline.insert(-1, {'type': transform})
+    answer = ground_truth.judge(look_at_truth(subject)[0])[-1]
+    assert [(one.code, one.where, one.severity) for one in answer.findings] == [(code, 'train view', severity)]
+
+
+def test_a_training_pipeline_that_fails_is_a_remark(shapes_run):
+    subject = load_subject(read_run(shapes_run), 'cpu', 0)
+    subject.cfg.train_dataloader.dataset.ann_file = '/nowhere.json'
+    truths, remarks = look_at_truth(subject)
+    assert set(truths) == {'train', 'val'}
+    assert 'nowhere.json' in remarks[0]
+
+
+def test_the_training_is_seen_alike_each_time(shapes_run):
+    first, again = (look_at_truth(load_subject(read_run(shapes_run), 'cpu', 0))[0]['train view'] for _ in range(2))
+    np.testing.assert_array_equal(first.moved, again.moved)
+    assert len(first.left) == 50  # five images, drawn ten times each
+    assert len(np.unique(first.images)) == 5
 
 
 def test_both_parts_shifted_are_not_said_to_differ(planted, shapes_run, tmp_path):
