@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,8 @@ def test_schedule_flags_a_lost_ratio_with_exit_code_1(run_command):
         ),
         (['demo-data', 'x', '--images', '0'], '0 is not in the range'),
         (['compare', 'nowhere'], 'nowhere: there is no such folder'),
+        (['compare', '.', '--metric', 'mask_app'], "metric: no run has 'mask_app'"),
+        (['compare', '.', '--at', 'first'], "'first' is not one of 'best', 'last'"),
         (['groups', RECIPE, '--cfg-options', 'model.backbone.depth=51'], 'the model cannot be built'),
         (['groups', RECIPE, '--json', 'no/such/folder/x.json'], 'No such file or directory'),
         (['nonsense'], "No such command 'nonsense'"),
@@ -113,7 +117,8 @@ def test_a_terminal_without_utf8_is_no_crash(run_folder, tmp_path):
         env={**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'},
     )
     assert done.returncode == 0
-    assert b'mask AP' in done.stdout
+    assert b'finished' in done.stdout
+    assert b'AP50' in done.stdout
 
 
 def test_help_shows_examples(run_command):
@@ -135,6 +140,38 @@ def test_diagnose_says_by_its_exit_code_whether_something_was_found(run_command,
     assert json.loads((tmp_path / 'answer.json').read_text())['status'] == ('problem' if status else 'not-enough-evidence')
     assert (tmp_path / 'mended.py').exists() == bool(status)
     assert ('No remedy is a config line' in done.stdout) == (not status)
+
+
+def test_compare_writes_what_it_shows_and_takes_a_parent(run_command, run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / 'runs/a', ignore=shutil.ignore_patterns('*.pth'))
+    (tmp_path / 'runs/b/20260101_000000').mkdir(parents=True)
+    files = ['--csv', 'r.csv', '--markdown', 'r.md', '--json', 'r.json']
+    done = run_command('mmext', 'compare', 'runs', 'nowhere', '--sort', 'mask_ap', *files)
+    for words in ('finished', 'mask', 'nowhere: there is no such folder'):
+        assert words in done.stdout
+    record = json.loads((tmp_path / 'r.json').read_text())
+    assert [(run['run'], run['state']) for run in record['runs']] == [
+        ('a', 'finished'),
+        ('b', 'empty'),
+        ('nowhere', 'unreadable'),
+    ]
+    assert (tmp_path / 'r.csv').read_text().startswith('run,path,state')
+    assert '| run |' in (tmp_path / 'r.md').read_text()
+    again = run_command('mmext', 'compare', 'runs', 'nowhere', '--sort', 'mask_ap')  # by what was kept
+    assert again.stdout == done.stdout
+    one = run_command('mmext', 'compare', 'runs', '--columns', 'state,share_mask')
+    assert 'share' in one.stdout
+    assert 'Validation' not in one.stdout
+    assert 'mask_ap\tcoco/segm_mAP' in run_command('mmext', 'compare', 'runs', '--columns', 'list').stdout
+
+
+@pytest.mark.parametrize('tool', ['compare_runs', 'diagnose_run'])
+def test_the_tools_are_the_commands(run_folder, tmp_path, tool):
+    path = Path(__file__).parents[1] / f'tools/analysis_tools/{tool}.py'
+    done = subprocess.run([sys.executable, path, run_folder], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stderr
+    assert 'Traceback' not in done.stderr
+    assert done.stdout
 
 
 def test_diagnose_without_a_run_is_exit_code_2(run_command, tmp_path):
