@@ -6,6 +6,7 @@ escaped, and the page allows no script but those two, by their hashes.
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ _OUTLINES = (
 _END_CARDS = 6
 # letters of a name that are shown at most: a folder may be called anything
 _LONGEST_NAME = 80
+# and so many letters that all names begin with are left out where there is little room
+_LONG_BEGINNING = 8
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def _context(page: Page) -> dict:
         'made': datetime.now().strftime('%Y-%m-%d %H:%M'),
         'contents': contents,
         'runs': [_card(run, len(runs) <= _END_CARDS) for run in runs],
+        'labels': _labels([run.name for run in runs]),
         'places': {run.name: place for place, run in enumerate(runs)},
         'unreadable': [run for run in comparison.runs if not run.readable],
         'left_out': number > MOST_RUNS and f'The first {MOST_RUNS} of {number} runs have curves; the tables have all.',
@@ -213,7 +217,7 @@ def _summary(panel: Panel, runs: Sequence[Digest]) -> str:
 def _data(page: Page) -> dict:
     lasts = [line.x[-1] for section in page.figures for panel in section.panels for line in panel.lines if line.x]
     return {
-        'runs': [_shortened(run.name) for run in page.runs],
+        'runs': _labels([run.name for run in page.runs]),
         'palette': PALETTE,
         'dashes': DASHES,
         'symbols': _SYMBOLS,
@@ -253,8 +257,13 @@ def _panel_data(panel: Panel, section: Section) -> dict:
     }
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f'{name[: _LONGEST_NAME - 1]}…'
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names for where there is little room: without a long beginning that all have, and not longer than a line."""
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = ''.join(letters[0] for letters in alike) if len(names) > 1 else ''
+    common = common[: max(common.rfind(mark) for mark in '-_/ .') + 1]
+    names = [f'…{name[len(common) :]}' if len(common) >= _LONG_BEGINNING else name for name in names]
+    return [name if len(name) <= _LONGEST_NAME else f'{name[: _LONGEST_NAME - 1]}…' for name in names]
 
 
 # ---- a diagnosis

@@ -61,7 +61,10 @@
       const stroke = { color: colour, width: 2, dash: dashOf(panel, line) };
       if (smooths(panel, line)) {
         // the line as it is stays behind the smoothed one
-        traces.push({ ...base, mode: 'lines', line: { ...stroke, width: 1 }, opacity: smoothing ? 0.3 : 0, hoverinfo: 'skip', hovertemplate: null, meta: { run: line.run, raw: true } });
+        traces.push({
+          ...base, y: smoothing ? line.y : [], mode: 'lines', line: { ...stroke, width: 1 }, opacity: 0.3,
+          hoverinfo: 'skip', hovertemplate: null, meta: { run: line.run, raw: line.y },
+        });
         traces.push({ ...base, y: smoothed(line.y), mode: line.x.length > 1 ? 'lines' : 'markers', line: stroke, marker: { color: colour }, meta: { run: line.run, source: line.y } });
       } else if (line.kind === 'val') {
         const symbol = data.symbols[line.run % data.symbols.length];
@@ -93,6 +96,9 @@
     return { xaxis: x, yaxis: y };
   }
 
+  // all values at an iteration while they fit beside the pointer
+  const hoverOf = (panel) => (panel.lines.filter((line) => shown[line.run]).length > 12 ? 'closest' : 'x unified');
+
   function layoutOf(panel) {
     const colours = palette();
     const shapes = panel.marks.map(([x]) => ({ type: 'line', x0: x, x1: x, yref: 'paper', y0: 0, y1: 1, line: { color: colours.ink, width: 1, dash: 'dash' } }));
@@ -108,7 +114,7 @@
       margin: { l: 52, r: 10, t: panel.marks.length ? 18 : 8, b: 38 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.ink },
       paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-      showlegend: false, hovermode: panel.lines.length > 12 ? 'closest' : 'x unified', hoverdistance: 30,
+      showlegend: false, hovermode: hoverOf(panel), hoverdistance: 30,
       dragmode: touch ? false : 'zoom',
       hoverlabel: { bgcolor: colours.paper, bordercolor: colours.grid, font: { color: colours.ink, size: 12 }, namelength: 28 },
     };
@@ -162,9 +168,9 @@
     shown[place] = on;
     one(`[data-toggle="${place}"]`).setAttribute('aria-pressed', on);
     all(`[data-run="${place}"]`).forEach((element) => element.classList.toggle('off', !on));
-    drawn.forEach((_, plot) => {
+    drawn.forEach((panel, plot) => {
       const places = plot.data.flatMap((trace, i) => (trace.meta.run === place ? [i] : []));
-      if (places.length) Plotly.restyle(plot, { visible: on }, places);
+      if (places.length) Plotly.update(plot, { visible: on }, { hovermode: hoverOf(panel) }, places);
     });
   }
 
@@ -180,7 +186,7 @@
       const raw = plot.data.flatMap((trace, i) => (trace.meta.raw ? [i] : []));
       if (!lines.length) return;
       Plotly.restyle(plot, { y: lines.map((i) => smoothed(plot.data[i].meta.source)) }, lines);
-      Plotly.restyle(plot, { opacity: value ? 0.3 : 0 }, raw);
+      Plotly.restyle(plot, { y: raw.map((i) => (value ? plot.data[i].meta.raw : [])) }, raw);
     });
   }
 

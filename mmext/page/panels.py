@@ -11,6 +11,8 @@ from mmext.analysis.shares import FAMILIES, bands_hold, by_family, shares
 MOST_RUNS = 20
 # of a curve so many points are shown, at an even distance
 _MOST_POINTS = 500
+# and of what is no number so many, the first and the last among them
+_MOST_BROKEN = 30
 # labels of a log axis: with 2 and 5 between the powers of ten up to so many decades; the most of them
 _FEW_DECADES, _MOST_TICKS = 2, 8
 # the order in which families and parts are shown
@@ -43,7 +45,7 @@ class Line:
     """A curve: ``x`` in iterations, ``y`` with None where the log has no number.
 
     ``run``: place of its run; ``name``: what it is of (family, part or metric); ``kind``: ``'train'`` or ``'val'``;
-    ``broken``: iterations at which the log has NaN or infinity.
+    ``broken``: iterations at which the log has NaN or infinity, of many some at an even distance.
     """
 
     run: int
@@ -236,7 +238,9 @@ def _band_of(run: Digest) -> bool:
 
 def _line(run: int, name: str, kind: str, pairs: Iterable[tuple[float, float | None]]) -> Line:
     pairs = [(x, y) for x, y in pairs]
-    broken = tuple(x for x, y in pairs if y is not None and not math.isfinite(y))
+    broken = [x for x, y in pairs if y is not None and not math.isfinite(y)]
+    every = math.ceil(len(broken) / _MOST_BROKEN) or 1
+    broken = tuple(x for i, x in enumerate(broken) if i % every == 0 or i == len(broken) - 1)
     y = tuple(None if y is None or not math.isfinite(y) else _rounded(y) for _, y in pairs)
     return Line(run, name, kind, tuple(x for x, _ in pairs), y, broken)
 

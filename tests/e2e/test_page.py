@@ -231,14 +231,15 @@ def test_on_paper_the_plots_have_its_width(opened, tmp_path):
     assert all(abs(drawn - room) <= 1 < 400 and drawn < 400 for drawn, room in widths)
 
 
-def test_a_diagnosis_is_copied(browser, shown_runs, tmp_path):
+def test_a_diagnosis_on_a_phone_and_its_remedy_to_copy(browser, shown_runs, tmp_path):
     from mmext.analysis.diagnose import diagnose
     from mmext.page.html_page import page_of_run, write_html
 
-    write_html(page_of_run(shown_runs / 'broken', diagnose(shown_runs / 'broken')), tmp_path / 'one.html')
-    look_at(browser, DESKTOP)
+    write_html(page_of_run(shown_runs / 'stock', diagnose(shown_runs / 'stock')), tmp_path / 'one.html')
+    look_at(browser, PHONE)
     browser.get((tmp_path / 'one.html').as_uri())
     draw_all(browser)
+    assert browser.execute_script('return document.documentElement.scrollWidth') <= PHONE[0]
     click(browser, '[data-copy]')
     browser.execute_async_script('setTimeout(arguments[0], 300)')
     assert browser.find_element('css selector', '[data-copy]').text != 'Copy'

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmext.analysis.compare import compare
 from mmext.analysis.diagnose import Experiment, diagnose
-from mmext.page.html_page import PALETTE, _embedded, page_of, page_of_run, to_html
+from mmext.page.html_page import PALETTE, _embedded, _labels, page_of, page_of_run, to_html
 
 
 class Elements(HTMLParser):
@@ -116,6 +116,21 @@ def test_a_diagnosis_has_its_findings_with_lines_to_copy(shown_runs):
     assert copies == pastes
     for words in ('+0.125', 'True <boxes> win.', 'gradients', '0.25'):
         assert words in elements.text, words
+
+
+@pytest.mark.parametrize(
+    ('names', 'labels'),
+    [
+        (['one', 'two'], ['one', 'two']),
+        (['mask-rcnn_r50-seed0', 'mask-rcnn_r50-seed1'], ['…seed0', '…seed1']),
+        (['mask-rcnn_r50', 'mask-rcnn_r50_long'], ['…r50', '…r50_long']),
+        (['abcdefghijk1', 'abcdefghijk2'], ['abcdefghijk1', 'abcdefghijk2']),
+        (['x' * 90], ['x' * 79 + '…']),
+        ([], []),
+    ],
+)
+def test_labels_leave_out_what_all_names_begin_with(names, labels):
+    assert _labels(names) == labels
 
 
 @given(st.recursive(st.none() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

@@ -103,6 +103,13 @@ def test_of_a_long_log_the_last_line_and_every_broken_one_are_kept():
     assert total.broken == (777,)
 
 
+def test_many_broken_lines_are_marked_from_the_first_to_the_last():
+    lines = [{'loss': math.nan if i > 200 else 1.0, 'step': i} for i in range(1, 1001)]
+    total = panel(sections([Digest(path=None, name='a', last=lines[-1], train=lines)])[0], 'loss-total').lines[0]
+    assert (total.broken[0], total.broken[-1]) == (201, 1000)
+    assert len(total.broken) < 40
+
+
 def test_nothing_to_show_is_no_section():
     assert sections([]) == []
     assert sections([Digest(path=None, name='a', last={'loss': 1.0}, train=[])]) == []
