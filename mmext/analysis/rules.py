@@ -49,7 +49,7 @@ _OURS = 'our choice'
 _S4 = 'source document on loss breakdown (S4)'
 _S0 = 'source document on small masks (S0)'
 # what keeps a training from working at all, and so explains most of what else is seen
-_BROKEN = (
+BROKEN = (
     'loss-exploding',
     'rate-too-high',
     'part-not-training',
@@ -61,7 +61,7 @@ _BROKEN = (
 )
 _FALL = Limit(0.15, f'{_S4}, problem 1: 0.400 to 0.370 in twenty epochs is 7.5 %; its healthy runs fall by 62 and 75 %')
 _MOST = Limit(0.25, f'{_OURS}: the upper end of the interval, so that a noisy log does not hide a flat one')
-_NOT_LEARNT = (*_BROKEN, 'mask-ln2', 'losses-not-falling', 'mask-loss-not-falling')
+_NOT_LEARNT = (*BROKEN, 'mask-ln2', 'losses-not-falling', 'mask-loss-not-falling')
 _LENGTH = ('loss-exploding', 'part-not-training', 'mask-rate-low', 'warm-up-unfinished', 'few-iterations')
 _TRAINED = Limit(0.20, f"{_S4}: a trained head's mask loss is 0.08 to 0.20")
 _TRAINED_COARSE = Limit(0.30, f'{_OURS}: half as much again as what S4 holds for trained')
@@ -209,7 +209,7 @@ RULES = (
             'mask_ap': Limit(0.05, f'{_OURS}: a head with this AP has learnt something'),
             'iterations': Limit(20, f'{_OURS}: in a run without epochs, past the first log lines'),
         },
-        explained_by=_BROKEN,
+        explained_by=BROKEN,
     ),
     Rule(
         'losses-not-falling',
@@ -220,7 +220,7 @@ RULES = (
         advice='Ten times the rate; if that changes nothing, look at the data with `mmext check CONFIG`.',
         confidence=0.6,
         limits={'fall': _FALL, 'most': _MOST},
-        explained_by=_BROKEN,
+        explained_by=BROKEN,
     ),
     Rule(
         'mask-loss-not-falling',
@@ -235,7 +235,7 @@ RULES = (
             'most': _MOST,
             'trained': _TRAINED,
         },
-        explained_by=(*_BROKEN, 'mask-ln2', 'losses-not-falling'),
+        explained_by=(*BROKEN, 'mask-ln2', 'losses-not-falling'),
     ),
     Rule(
         'mask-loss-slow',
@@ -250,7 +250,7 @@ RULES = (
             'ratio': Limit(0.5, "half as fast on a logarithmic scale; in S4's healthy runs it is 0.7 to 0.8 times as fast"),
             'trained': _TRAINED_COARSE,
         },
-        explained_by=(*_BROKEN, 'mask-ln2', 'losses-not-falling', 'mask-loss-not-falling'),
+        explained_by=(*BROKEN, 'mask-ln2', 'losses-not-falling', 'mask-loss-not-falling'),
     ),
     Rule(
         'train-mask-loss-high',
@@ -375,7 +375,7 @@ RULES = (
             'iterations': Limit(100, 'as for few-iterations'),
             'validations': Limit(3, f'{_OURS}: of a run that has not ended'),
         },
-        explained_by=_BROKEN,
+        explained_by=BROKEN,
     ),
     Rule(
         'mask-ap-stuck',
@@ -390,7 +390,7 @@ RULES = (
             'rise': Limit(0.02, f'{_OURS}: two seeds of one recipe differ by as much on 20 images of made data'),
             'ap': Limit(0.1, f'{_OURS}: an AP above may well be all there is to gain'),
         },
-        explained_by=(*_BROKEN, 'ap-near-zero', 'box-mask-gap'),
+        explained_by=(*BROKEN, 'ap-near-zero', 'box-mask-gap'),
     ),
     Rule(
         'val-mask-loss-high',
@@ -492,6 +492,6 @@ RULES = (
             'box_ap': _BOX_AP,
             'trained': _TRAINED,
         },
-        explained_by=(*_BROKEN, 'mask-ln2', 'mask-loss-not-falling', 'mask-loss-slow', 'box-mask-gap'),
+        explained_by=(*BROKEN, 'mask-ln2', 'mask-loss-not-falling', 'mask-loss-slow', 'box-mask-gap'),
     ),
 )
