@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mmext.analysis.compare import compare
 from mmext.analysis.diagnose import Experiment, diagnose
+from mmext.errors import InputError
 from mmext.page.html_page import PALETTE, _embedded, _labels, page_of, page_of_run, to_html
 
 
@@ -116,6 +118,20 @@ def test_a_diagnosis_has_its_findings_with_lines_to_copy(shown_runs):
     assert copies == pastes
     for words in ('+0.125', 'True <boxes> win.', 'gradients', '0.25'):
         assert words in elements.text, words
+
+
+@pytest.mark.parametrize('command', ['compare', 'diagnose'])
+def test_the_commands_write_page_and_figures(run_command, shown_runs, tmp_path, command):
+    answer = run_command('mmext', command, shown_runs / 'stock', '--html', 'page.html', '--png', 'figures', status=None)
+    assert answer.returncode == (0 if command == 'compare' else 1), answer.stdout
+    assert 'data-panel="loss-mask"' in (tmp_path / 'page.html').read_text(encoding='utf-8')
+    assert len(list((tmp_path / 'figures').glob('*.pdf'))) == 4
+
+
+def test_without_plotly_it_says_what_to_install(comparison, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'plotly.offline', None)
+    with pytest.raises(InputError, match=r"--html needs plotly.*pip install 'mmext\[report\]'"):
+        to_html(page_of(comparison))
 
 
 @pytest.mark.parametrize(
