@@ -43,17 +43,16 @@ PARTS = (('train', 60), ('val', 20))
 
 def write_data(folder: Path, kinds: str, seed: int) -> None:
     """Images of one kind, and of the particles the annotation files that are spoilt."""
-    if (folder / 'done').exists():
-        return
     for number, (part, images) in enumerate(PARTS):
-        list(write_part(folder / part, images, (seed, number), KINDS[kinds]))
+        if not (folder / part / 'annotations.json').exists():
+            list(write_part(folder / part, images, (seed, number), KINDS[kinds]))
     if kinds == 'particles':
         train, val = (folder / part / 'annotations.json' for part, _ in PARTS)
         for name in ('eroded', 'shifted', 'swapped'):
             planted.spoil(train, train.with_name(f'{name}.json'), getattr(planted, name), seed)
         planted.spoil(val, val.with_name('widened.json'), planted.widened, seed)
         planted.first_images(train, train.with_name('five.json'), 5)
-    (folder / 'done').touch()
+        planted.turned_categories(val, val.with_name('permuted.json'))
 
 
 def with_data(value: object, data: Path) -> object:

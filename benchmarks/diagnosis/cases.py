@@ -108,7 +108,7 @@ UNTRAINED = (
     Case(
         'class order permuted',
         ('classes-mixed-up',),
-        {f'{_VAL}.metainfo.classes': ('Film', 'Fiber', 'Fragment')},
+        {f'{_VAL}.ann_file': '{data}/val/permuted.json', 'val_evaluator.ann_file': '{data}/val/permuted.json'},
         on='healthy',
     ),
     Case('class misspelt', changes={f'{_TRAIN}.metainfo.classes': ('Fiber', 'Fragmnt', 'Film')}, refuses='Fragmnt'),

@@ -72,6 +72,13 @@ def first_images(source: Path, target: Path, images: int) -> None:
     target.write_text(json.dumps(document))
 
 
+def turned_categories(source: Path, target: Path) -> None:
+    """Copy a COCO file with its categories in another order, of which MMDetection makes the labels; nothing else changes."""
+    document = json.loads(source.read_text())
+    document['categories'] = [*document['categories'][1:], document['categories'][0]]
+    target.write_text(json.dumps(document))
+
+
 @TRANSFORMS.register_module()
 class BackgroundCrop(BaseTransform):
     """A window without an object, made as large as the image was: of random ones the first that is empty.
