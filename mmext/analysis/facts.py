@@ -266,7 +266,7 @@ class Facts:
             for i, line in enumerate(self.run.val)
             if name in line
         ]
-        pairs = [pair for pair in pairs if all(map(math.isfinite, pair)) and pair[1] >= 0]
+        pairs = [pair for pair in pairs if all(map(math.isfinite, pair)) and pair[1] != -1]
         return tuple(np.array(pairs, float).reshape(-1, 2).T)
 
     def last(self, name: str) -> float | None:

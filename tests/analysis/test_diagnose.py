@@ -377,6 +377,11 @@ def test_a_low_mask_loss_beside_a_low_mask_ap_is_put_down_to_the_data(tmp_path):
     assert 'masks of training and of validation are hardly the same thing' in gap.remedy
 
 
+def test_masks_that_fit_better_than_boxes_are_judged(tmp_path):
+    answer = diagnose(make_run(tmp_path, healthy_train(), at_all_times(**{'mask/gap': -0.03})))
+    assert (codes(answer), answer.not_judged.get('mask-iou-gap')) == ([], None)
+
+
 def test_coco_like_aps_are_no_gap(tmp_path):
     val = at_all_times(**{BOX: 0.41, MASK: 0.371})
     assert codes(diagnose(make_run(tmp_path, healthy_train(), val))) == []
