@@ -96,7 +96,8 @@ _MEASURED = {
     'annotated-differently': (*_WRONG_MASKS[:-1], 'classes-mixed-up'),
     'masks-overlap': ('masks-wide', 'masks-of-other-objects'),
     'training-masks-not-learnt': (
-        *_NOTHING_TAUGHT,
+        'training-images-empty',
+        *_NOT_WORKING,
         *_WRONG_MASKS,
         'classes-mixed-up',
         'mask-threshold',
