@@ -181,6 +181,20 @@ def check(ctx, config: str, images: bool, show: Path | None, cfg_options: tuple,
 @cli.command()
 @click.argument('work_dir', type=click.Path(path_type=Path))
 @click.option('--deep', is_flag=True, help='Experiment on the checkpoint too, with a sample of the images: about a minute.')
+@click.option(
+    '--overfit',
+    type=click.IntRange(2, 8),
+    metavar='N',
+    help='Train a copy on N training images, to see if it can learn them.',
+)
+@click.option(
+    '--budget',
+    type=click.IntRange(min=1),
+    default=150,
+    metavar='SECONDS',
+    help='Longest time for --overfit.',
+    show_default=True,
+)
 @click.option('--watch', is_flag=True, help='Follow a running training: say it again whenever the verdict changes.')
 @click.option(
     '--write-config',
@@ -197,6 +211,8 @@ def diagnose(
     ctx,
     work_dir: Path,
     deep: bool,
+    overfit: int | None,
+    budget: int,
     watch: bool,
     config_file: Path | None,
     html_file: Path | None,
@@ -211,10 +227,14 @@ def diagnose(
     With --deep the best checkpoint predicts up to 50 training and 50 validation images, once as it is and then with one
     thing made right (boxes, threshold, ...): causes are ranked by the mask IoU that mending them wins.
 
+    With --overfit N a copy is trained on N training images until it has learnt their masks or the time is over: that tells
+    a broken pipeline from one that lacks data. Nothing in WORK_DIR is changed.
+
     \b
     Examples:
       mmext diagnose work_dirs/my
       mmext diagnose work_dirs/my --deep
+      mmext diagnose work_dirs/my --overfit 4
       mmext diagnose work_dirs/my --write-config my_mended.py
       mmext diagnose work_dirs/my --watch
       mmext diagnose work_dirs/my --html my.html
@@ -228,11 +248,17 @@ def diagnose(
     from mmext.analysis.watch import verdicts
     from mmext.console import console
 
-    if deep and watch:
-        raise click.UsageError('--deep and --watch exclude each other: experiments are made on one checkpoint.')
+    if (deep or overfit) and watch:
+        raise click.UsageError(
+            f'{"--deep" if deep else "--overfit"} and --watch exclude each other: experiments are made on one checkpoint.'
+        )
     out, answer = console(), None
     with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
-        for answer in verdicts(work_dir) if watch else [_deep(work_dir) if deep else diagnosing.diagnose(work_dir)]:
+        if watch:
+            answers = verdicts(work_dir)
+        else:
+            answers = [_experiments(work_dir, deep, overfit, budget) if deep or overfit else diagnosing.diagnose(work_dir)]
+        for answer in answers:
             for line in to_lines(answer, out.width):
                 out.print(line, soft_wrap=True)
             out.print()
@@ -253,19 +279,28 @@ def diagnose(
     ctx.exit(1 if answer.problem else 0)
 
 
-def _deep(work_dir: Path):
+def _experiments(work_dir: Path, deep: bool, images: int | None, budget: int):
     """The diagnosis of a run with the experiments on its checkpoint."""
     from mmext.analysis import diagnose as diagnosing
     from mmext.analysis.runs import read_run
     from mmext.console import progress_bars
-    from mmext.probe.run import probe
 
     run = read_run(work_dir)
     if not run.train:
         raise diagnosing.no_run(run.path, run.problem)
+    experiments, remarks = [], []
     with progress_bars() as progress:
-        made = probe(run, progress)
-    return diagnosing.diagnose_run(run, made.experiments, made.remarks)
+        if deep:
+            from mmext.probe.run import probe
+
+            made = probe(run, progress)
+            experiments += made.experiments
+            remarks += made.remarks
+        if images:
+            from mmext.probe.overfit import overfit
+
+            experiments.append(overfit(run, images, budget, progress))
+    return diagnosing.diagnose_run(run, experiments, remarks)
 
 
 def _write_page(page, html_file: Path | None, png_folder: Path | None) -> None:

@@ -181,3 +181,5 @@ def test_diagnose_without_a_run_is_exit_code_2(run_command, tmp_path):
     assert 'there is no such folder' in run_command('mmext', 'diagnose', 'no', '--watch', status=2).stdout
     assert 'there is no such folder' in run_command('mmext', 'diagnose', 'no', '--deep', status=2).stdout
     assert 'exclude each other' in run_command('mmext', 'diagnose', 'no', '--deep', '--watch', status=2).stdout
+    assert '--overfit and --watch' in run_command('mmext', 'diagnose', 'no', '--overfit', '4', '--watch', status=2).stdout
+    assert '2<=x<=8' in run_command('mmext', 'diagnose', 'no', '--overfit', '9', status=2).stdout

@@ -164,7 +164,7 @@ def measure(
             ratios, factor = step_ratios(model, optimizer, _total(gradients.values()), clip)
             norms.append(_flat({family: norms_by_part(gradient) for family, gradient in gradients.items()}))
             updates.append(ratios)
-            clipped.append({'': factor})
+            clipped.append(factor)
             losses.append({family: float(loss.detach()) for family, loss in by_family.items()})
             objects += found
             if progress:
@@ -185,7 +185,7 @@ def measure(
         len(losses),
         objects,
         type(optimizer).__name__,
-        _means(clipped).get('', 1.0),
+        sum(clipped) / len(clipped) if clipped else 1.0,
     )
 
 
@@ -212,6 +212,8 @@ def judge(found: Gradients, facts: Facts) -> Experiment:
     if not found.batches:
         text = f'Of {_MOST_BATCHES} training batches none has an object: no gradient was taken.'
         return Experiment('gradients', text=text)
+    if not all(math.isfinite(loss) for loss in found.losses.values()):
+        return Experiment('gradients', text='At the weights of the checkpoint the losses are no numbers, nor are gradients.')
     still = [part for part in HEADS if part in found.norms and not found.norm(part)]
     findings = [_without_gradient(found, still)] if still else []
     if not still:

@@ -14,7 +14,7 @@ VIEW = 'train view'
 _STILL = {'moved': OFFSETS.index((0, 0)), 'grown': GROWTHS.index(0)}
 _FAR = 10.0  # pixels from a mask to its box that count as so many: a mask that lies elsewhere is another fault
 _SHOW = 'Look at them: `mmext check CONFIG --show DIR`.'
-_NAMES = {'train': 'train', 'val': 'val', VIEW: 'train, as its pipeline gives them,'}
+_NAMES = {'train': 'train', 'val': 'val', VIEW: 'train after its pipeline'}
 _REMEDIES = {
     'train': f'{_SHOW} Export the training file again for these very images, or mend it, and train anew.',
     'val': f'{_SHOW} Export the validation file again for these very images, or mend it: as it is it measures wrongly.',
@@ -22,9 +22,9 @@ _REMEDIES = {
     'after the other.',
 }
 LIE = {
-    'masks-moved': '{pixels:.0f} px beside their objects',
-    'masks-narrow': '{pixels:.0f} px within their objects',
-    'masks-wide': '{pixels:.0f} px outside of their objects',
+    'masks-moved': 'lie {pixels:.0f} px beside their objects',
+    'masks-narrow': 'end within their objects',
+    'masks-wide': 'reach beyond their objects',
 }
 
 
@@ -97,14 +97,12 @@ def edge_evidence(truth: Truth, other: Truth | None) -> Evidence | None:
         truth: of a part.
         other: the part that it is held against: train and val against each other, the train view against train.
     """
-    # what is too thin to be shrunk was hardly shrunk either, and hides the others
-    thick = thick_outlines(truth)
-    if not len(thick.steps):
+    if not len(truth.steps):
         return None
-    kind = 'grown' if thick.grown.mean(0).max() > thick.moved.mean(0).max() else 'moved'
-    if kind == 'moved':
-        thick = truth
-    place = int(getattr(thick, kind).mean(0).argmax())
+    thick = thick_outlines(truth)
+    kind = 'grown' if _means(thick.grown).max() > _means(thick.moved).max() else 'moved'
+    thick = thick if kind == 'grown' else truth
+    place = int(_means(getattr(thick, kind)).argmax())
     gain = edge_gain(thick, kind, place)
     there = None if other is None else (thick_outlines(other) if kind == 'grown' else other)
     alone = bool(there and len(there.steps)) and edge_gain(there, kind, place).value <= gain.value - limit('edge_apart')
@@ -124,7 +122,9 @@ def edge_evidence(truth: Truth, other: Truth | None) -> Evidence | None:
         return None
     pixels = abs(GROWTHS[place]) * float(np.median(thick.steps))
     narrow = GROWTHS[place] > 0
-    text = f'{"grown" if narrow else "shrunk"} by {pixels:.0f} px, they end where the image is steeper ({measured})'
+    text = (
+        f'{"grown" if narrow else "shrunk"} by {pixels:.0f} px, those not thin end where the image is steeper ({measured})'
+    )
     return Evidence('masks-narrow' if narrow else 'masks-wide', pixels, text, 'edge_grown', alone=alone)
 
 
@@ -141,9 +141,17 @@ def edge_gain(truth: Truth, kind: str, place: int) -> Gain:
     return paired(*table[kept].T, truth.outline_images[kept]) if kept.any() else Gain(0.0, 0.0, np.inf, 0)
 
 
+def _means(table: np.ndarray) -> np.ndarray:
+    """Over outlines (M, P), of the changes that all of them stand; the others are never the best."""
+    return np.where(np.isnan(table).any(0), -np.inf, np.nan_to_num(table).mean(0))
+
+
 def thick_outlines(truth: Truth) -> Truth:
-    """The same with the outlines that can be shrunk by every step."""
+    """The same with the outlines that every step leaves something of, where there are enough of them: what is too thin was
+    hardly shrunk by anybody, and hides what happened to the others."""
     kept = np.isfinite(truth.grown).all(1)
+    if kept.sum() < limit('objects'):
+        return truth
     names = ('outline_images', 'moved', 'grown', 'steps')
     return replace(truth, **{name: getattr(truth, name)[kept] for name in names})
 
@@ -199,7 +207,7 @@ def _placed(truth: Truth, evidence: Sequence[Evidence], of_boxes: bool = False) 
     """Masks that are moved, narrow or wide; ``of_boxes``: or boxes, where the edges say that it is them."""
     name, first = _NAMES[truth.name], evidence[0]
     what = 'boxes' if of_boxes else 'masks'
-    lie = f'{first.pixels:.0f} px beside their masks' if of_boxes else LIE[first.code].format(pixels=first.pixels)
+    lie = f'lie {first.pixels:.0f} px beside their masks' if of_boxes else LIE[first.code].format(pixels=first.pixels)
     told = '; along their outlines the image is steepest, so it is the boxes that are off' if of_boxes else ''
     alike = not any(one.alone for one in evidence)
     if alike:
@@ -210,7 +218,7 @@ def _placed(truth: Truth, evidence: Sequence[Evidence], of_boxes: bool = False) 
         f'masks of {name}: {"; ".join(one.text for one in evidence)}{told}.',
         remedy=_REMEDIES[truth.name],
         where=truth.name,
-        cause=f'the {what} of {name} lie {lie}',
+        cause=f'the {what} of {name} {lie}',
         confidence=0.5 if alike else 0.9 if len(evidence) > 1 else 0.8,
         source=LIMITS[first.limit].source,
     )
@@ -220,17 +228,17 @@ def _elsewhere(truth: Truth, by_boxes: Evidence | None) -> list[Cause]:
     """Masks that lie elsewhere than their boxes, each for itself."""
     if len(truth.images) < limit('objects'):
         return []
-    apart, fits_other = of_others(truth, _shift(by_boxes))
-    # a transform that turns boxes makes them far wider than their masks
-    wrong = fits_other if truth.name == VIEW else apart | fits_other
+    apart, fits_other, outside = of_others(truth, _shift(by_boxes))
+    # a transform that turns boxes makes them far wider than their masks, which still lie inside
+    wrong = fits_other & outside if truth.name == VIEW else apart | fits_other
     share = float(wrong.mean())
     if wrong.sum() < limit('cases') or share < limit('others'):
         return []
     much = share >= limit('others_many')
     name = _NAMES[truth.name]
     text = f'{wrong.sum()} of {len(wrong)} masks of {name} do not lie in their boxes (box IoU under 0.5)'
-    if fits_other.any():
-        text = f'{text}, {fits_other.sum()} of them in the box of another object of their image'
+    if (wrong & fits_other).any():
+        text = f'{text}, {(wrong & fits_other).sum()} of them in the box of another object of their image'
     return [
         Cause(
             'masks-of-other-objects',
@@ -378,14 +386,14 @@ def _row(truth: Truth) -> dict[str, float | None]:
     for kind, changes in (('moved', OFFSETS), ('grown', GROWTHS)):
         seen = truth if kind == 'moved' else thick_outlines(truth)
         if len(seen.steps):
-            place = int(getattr(seen, kind).mean(0).argmax())
+            place = int(_means(getattr(seen, kind)).argmax())
             step = 1.0 if kind == 'moved' else float(np.median(seen.steps))
             row[f'{kind} px'] = float(np.linalg.norm(changes[place]) * step)
             row[f'{kind} gain'] = edge_gain(seen, kind, place).value
     if not len(truth.images):
         return row
     shift, inset, _ = _against_boxes(truth)
-    apart, fits_other = of_others(truth, _shift(box_evidence(truth)))
+    apart, fits_other, _ = of_others(truth, _shift(box_evidence(truth)))
     return row | {
         'off box px': float(np.hypot(*np.median(shift, 0))),
         'in box px': float(np.median(inset)),

@@ -101,20 +101,40 @@ def load_subject(run: Run, device: str, seed: int) -> Subject:
     Raises:
         InputError: config, checkpoint or data cannot be used.
     """
-    if run.config_file is None:
-        raise InputError(f'--deep: {run.path}: {run.problem or "its config cannot be read"}.')
+    cfg = config_of(run)
     checkpoint = find_checkpoint(run.path)
     with contextlib.redirect_stdout(io.StringIO()):  # MMEngine says what it loads
-        cfg = load_config(str(run.config_file))
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
         model = build_model(cfg)
-        allow_mmengine_checkpoints()
-        try:
-            load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
-        except Exception as error:  # a broken file, or weights of another model
-            raise InputError(f'--deep: {checkpoint} cannot be loaded: {type(error).__name__}: {error}') from error
+        load_weights(model, checkpoint)
         samples = {} if why_not(model) else {name: _sample(cfg, name, seed) for name in ('train', 'val')}
     return Subject(cfg, model.to(device).eval(), checkpoint, samples)
+
+
+def config_of(run: Run) -> Config:
+    """The config that a run dumped, its scope set up.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if run.config_file is None:
+        raise InputError(f'{run.path}: {run.problem or "its config cannot be read"}.')
+    with contextlib.redirect_stdout(io.StringIO()):
+        cfg = load_config(str(run.config_file))
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+    return cfg
+
+
+def load_weights(model: nn.Module, checkpoint: Path, strict: bool = True) -> None:
+    """Fill a model from a file, all of it or, not ``strict``, what fits.
+
+    Raises:
+        InputError: a file that is broken, or of another model.
+    """
+    allow_mmengine_checkpoints()
+    try:
+        load_checkpoint(model, str(checkpoint), map_location='cpu', strict=strict, logger='silent')
+    except Exception as error:
+        raise InputError(f'{checkpoint} cannot be loaded: {type(error).__name__}: {error}') from error
 
 
 def _sample(cfg: Config, name: str, seed: int) -> Sample:
@@ -123,7 +143,7 @@ def _sample(cfg: Config, name: str, seed: int) -> Sample:
         raise InputError(f'--deep: {name}_dataloader has no COCO data set.')
     places = []
     for part in parts:
-        dataset = _dataset(cfg, part)
+        dataset = shown_dataset(cfg, part)
         for place in range(len(dataset)):
             objects = sum(not one.get('ignore_flag') for one in dataset.get_data_info(place)['instances'])
             if objects:
@@ -136,11 +156,15 @@ def _sample(cfg: Config, name: str, seed: int) -> Sample:
     return Sample(name, tuple(places[i][:2] for i in taken), len(places))
 
 
-def _dataset(cfg: Config, part: DataPart) -> object:
-    """A part's images through the validation pipeline, with masks."""
+def shown_dataset(cfg: Config, part: DataPart) -> object:
+    """All images of a part through the validation pipeline, with masks.
+
+    Raises:
+        InputError: there is no such pipeline, or the data set cannot be built.
+    """
     loader = cfg.get('val_dataloader') or cfg.get('test_dataloader')
     if not loader:
-        raise InputError('--deep: the config has no val_dataloader, whose pipeline shows images as in validation.')
+        raise InputError('the config has no val_dataloader, whose pipeline shows images as in validation.')
     pipeline = next(iter(data_parts(Config({'val_dataloader': loader})))).dataset.pipeline
     pipeline = [copy.deepcopy(one) for one in pipeline]
     if not any('Load' in one['type'] and (one.get('with_mask') or 'InstanceMasks' in one['type']) for one in pipeline):
@@ -152,7 +176,7 @@ def _dataset(cfg: Config, part: DataPart) -> object:
     try:
         return DATASETS.build(dataset)
     except Exception as error:  # files that have been moved away, above all
-        raise InputError(f'--deep: {part.name}: {part.ann_file}: {type(error).__name__}: {error}') from error
+        raise InputError(f'{part.name}: {part.ann_file}: {type(error).__name__}: {error}') from error
 
 
 def one_sample(data: dict, model: nn.Module) -> tuple[torch.Tensor, object]:

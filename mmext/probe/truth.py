@@ -99,7 +99,7 @@ def overlaps(truth: Objects) -> tuple[np.ndarray, np.ndarray]:
     return (common / np.minimum(areas[:, None], areas)).max(1), twin
 
 
-def of_others(truth: Truth, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def of_others(truth: Truth, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which masks lie elsewhere than their boxes.
 
     Args:
@@ -107,17 +107,20 @@ def of_others(truth: Truth, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shift: (2,) pixels by which all its masks are moved, which is another fault.
 
     Returns:
-        (N,) whether a mask's own box has an IoU under ELSEWHERE with the annotated one, and whether one of another object
-        fits it better.
+        (N,) whether a mask's own box has an IoU under ELSEWHERE with the annotated one; whether one of another object fits
+        it better; whether most of it lies outside of the annotated one.
     """
     apart, fits_other = np.zeros(len(truth.images), bool), np.zeros(len(truth.images), bool)
+    mask_boxes = truth.mask_boxes - np.tile(shift, 2)
     for image in np.unique(truth.images):
         mine = np.flatnonzero(truth.images == image)
-        ious = box_ious(truth.mask_boxes[mine] - np.tile(shift, 2), truth.boxes[mine])
+        ious = box_ious(mask_boxes[mine], truth.boxes[mine])
         own = np.diag(ious).copy()
         apart[mine] = own < ELSEWHERE
         fits_other[mine] = ious.max(1) > np.maximum(own, ELSEWHERE)
-    return apart, fits_other
+    common = np.minimum(mask_boxes[:, 2:], truth.boxes[:, 2:]) - np.maximum(mask_boxes[:, :2], truth.boxes[:, :2])
+    area = (mask_boxes[:, 2:] - mask_boxes[:, :2]).prod(1)
+    return apart, fits_other, common.clip(0).prod(1) < ELSEWHERE * area
 
 
 def box_ious(one: np.ndarray, other: np.ndarray) -> np.ndarray:

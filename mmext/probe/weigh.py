@@ -20,7 +20,7 @@ LIMITS = {
     # of the ground truth (mmext.probe.ground_truth): steepness of the image along an outline, as a share of its most
     'moved': Limit(2.0, 'our choice: two ways of writing an outline differ by one pixel'),
     'edge_moved': Limit(0.12, 'sound masks of made data and six droplet videos had up to 0.07, moved by 2 px 0.16 or more'),
-    'edge_grown': Limit(0.30, 'sound masks of six droplet videos had up to 0.22, made data 0; with 75 % of their area 0.32'),
+    'edge_grown': Limit(0.30, 'sound masks of made data and six droplet videos had up to 0.22, at 75 % of their area 0.47'),
     'edge_apart': Limit(0.15, 'our choice: the other part wins less by so much'),
     'edge_told': Limit(0.05, 'our choice: that there is a difference, the predictions have shown'),
     'box_moved': Limit(1.5, 'our choice: boxes rounded in one direction or counted from 1 are off by one pixel'),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmext.analysis.diagnose import HEALTHY, NOT_ENOUGH, PROBLEM, Cause, diagnose, rank
+from mmext.analysis.diagnose import _MEASURED, HEALTHY, NOT_ENOUGH, PROBLEM, Cause, diagnose, rank
 from mmext.analysis.report import to_text
 from mmext.analysis.rules import RULES
 from mmext.errors import InputError
@@ -433,6 +434,13 @@ def test_a_stock_run_is_judged_by_what_it_has(tmp_path):
     assert codes(answer) == ['box-mask-gap']
     assert answer.facts['ended'] is True
     assert 'mmext.GroupLRHook' in answer.not_judged['rates-not-as-planned']
+
+
+def test_what_brings_what_about_has_no_circle():
+    graph = {rule.code: set(rule.explained_by) for rule in RULES}
+    for code, causes in _MEASURED.items():
+        graph[code] = graph.get(code, set()) | set(causes)
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 # ---- the answer

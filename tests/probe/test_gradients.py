@@ -150,6 +150,12 @@ def test_batches_without_objects_say_nothing():
     assert 'none has an object' in experiment.text
 
 
+def test_losses_that_are_no_numbers_say_nothing():
+    found, experiment = codes(measured(losses={'mask': math.nan}, updates={'mask_head': math.nan}))
+    assert not found
+    assert 'the losses are no numbers' in experiment.text
+
+
 # ---- on a real run
 
 

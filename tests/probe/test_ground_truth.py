@@ -99,8 +99,8 @@ def test_sound_masks_have_no_finding():
     ('change', 'code', 'words'),
     [
         (moved, 'masks-moved', 'moved 3 px left, they lie where the image is steeper'),
-        (eroded, 'masks-narrow', 'grown by 2 px, they end where the image is steeper'),
-        (widened, 'masks-wide', 'they end where the image is steeper'),
+        (eroded, 'masks-narrow', 'grown by 2 px, those not thin end where the image is steeper'),
+        (widened, 'masks-wide', 'end where the image is steeper'),
     ],
 )
 def test_the_part_that_is_wrong_is_named(part, change, code, words, boxes_too):
@@ -111,6 +111,25 @@ def test_the_part_that_is_wrong_is_named(part, change, code, words, boxes_too):
     assert words in finding.text
     assert f'of {part}' in finding.cause
     assert ('their boxes' in finding.text) == (not boxes_too)
+
+
+def test_thin_objects_are_moved_too():
+    def lines(change):
+        for place, (end, middle) in enumerate(np.random.default_rng(0).integers(20, 180, (24, 2))):
+            masks = [cv2.line(np.zeros((SIDE, SIDE), np.uint8), (20, int(end)), (180, int(middle)), 1, 3)]
+            image = np.random.default_rng(place).normal(150, 5, (SIDE, SIDE, 3)) - 80.0 * masks[0][..., None]
+            given = change(masks, None)
+            truth = Objects(np.array([box_of(one) for one in given]), [rle(one) for one in given], np.zeros(1, int))
+            yield View(place, image.clip(0, 255).astype(np.uint8), truth)
+
+    def lower(masks, rng):
+        return [np.roll(mask, 3, 0) for mask in masks]
+
+    parts = {name: read_truth(name, lines(change), 0) for name, change in (('train', lower), ('val', same))}
+    assert np.isnan(parts['train'].grown[:, 0]).all()
+    answer = judge(parts)
+    assert found(answer) == [('masks-moved', 'train')]
+    assert 'moved 3 px up' in answer[0].findings[0].text
 
 
 def test_without_contrast_the_edges_say_nothing():

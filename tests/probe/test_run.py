@@ -115,6 +115,18 @@ def test_a_pipeline_that_spoils_the_training_is_named(shapes_run, transform, cod
     assert [(one.code, one.where, one.severity) for one in answer.findings] == [(code, 'train view', severity)]
 
 
+@pytest.mark.parametrize(('loading', 'apart'), [('mmext.LoadInstanceMasks', True), ('LoadAnnotations', False)])
+def test_mmdetection_turns_polygons_otherwise_than_images_and_bitmaps_alike(shapes_run, loading, apart):
+    subject = load_subject(read_run(shapes_run), 'cpu', 0)
+    pipeline = subject.cfg.train_dataloader.dataset.pipeline
+    place = next(i for i, one in enumerate(pipeline) if one['type'] == 'mmext.LoadInstanceMasks')
+    pipeline[place] = {'type': loading, **({} if 'mmext' in loading else {'with_bbox': True, 'with_mask': True})}
+    pipeline.insert(-1, {'type': 'Rotate', 'prob': 1.0, 'min_mag': 30.0, 'max_mag': 60.0})
+    answer = ground_truth.judge(look_at_truth(subject)[0])[-1]
+    codes = [one.code for one in answer.findings]
+    assert 'masks-moved' in codes if apart else not codes
+
+
 def test_a_training_pipeline_that_fails_is_a_remark(shapes_run):
     subject = load_subject(read_run(shapes_run), 'cpu', 0)
     subject.cfg.train_dataloader.dataset.ann_file = '/nowhere.json'
