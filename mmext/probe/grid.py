@@ -33,7 +33,7 @@ def judge(val: Part, cfg: Config) -> Experiment | None:
     )
     findings = ()
     if gain.surely(limit('worth')):
-        much = gain.surely(limit('much'))
+        much = gain.surely(limit('grid'))
         remedy = grid_remedy(cfg, own, (own[0] * 2, own[1] * 2))
         lines, _, recipe = remedy.partition('\n')
         settings = {key: ast.literal_eval(value) for key, _, value in (one.partition('=') for one in lines.split())}
@@ -48,7 +48,7 @@ def judge(val: Part, cfg: Config) -> Experiment | None:
                 cause='the mask grid is too coarse for these objects',
                 explains=gain.value,
                 confidence=0.6,
-                source=LIMITS['much' if much else 'worth'].source,
+                source=LIMITS['grid' if much else 'worth'].source,
                 settings=settings,
             ),
         )

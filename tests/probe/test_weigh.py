@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from mmext import recipe
 from mmext.analysis.diagnose import diagnose_run, rank
 from mmext.analysis.report import to_text
 from mmext.analysis.runs import Run
-from mmext.probe import annotation, boxes, channel, fit, ground_truth, threshold
+from mmext.optim.group_report import load_config
+from mmext.probe import annotation, boxes, channel, fit, grid, ground_truth, threshold
 from mmext.probe.annotation import GROWTHS, OFFSETS, offsets_ious, resized_ious
 from mmext.probe.objects import THRESHOLDS, Located, Measured, Part
 from mmext.probe.weigh import Gain, paired, standard_error
@@ -176,3 +178,13 @@ def test_the_greater_gain_stands_first():
         *threshold.judge(part(now=0.3, by_threshold={0.4: 0.65}), 0.9).findings,
     ]
     assert [one.code for one in rank(found)] == ['mask-threshold', 'boxes-hold-masks-back']
+
+
+@pytest.mark.parametrize(
+    ('now', 'ceilings', 'severity'),
+    [(0.466, (0.723, 0.873), 'warning'), (0.7, (0.93, 0.97), 'information'), (0.7, (0.95, 0.96), None)],
+)
+def test_a_coarse_grid_is_a_problem_from_one_step_of_iou_on(now, ceilings, severity):
+    cfg = load_config(recipe('mask-rcnn_r18_fpn_finetune'))
+    found = grid.judge(part(now=now, ceilings=ceilings), cfg).findings
+    assert [(one.code, one.severity) for one in found] == ([('mask-grid-coarse', severity)] if severity else [])
