@@ -7,6 +7,7 @@ import numpy as np
 
 from mmext.analysis import remedies
 from mmext.analysis.facts import HEADS, LEVEL_LINES, PART_PATHS, Facts, Hit, NotJudged, number
+from mmext.analysis.symptoms import late_rise
 
 # MMDetection's schedules for SGD, which its --auto-scale-lr scales by the batch
 LINEAR_RATE, LINEAR_BATCH = 0.02, 16
@@ -94,7 +95,12 @@ def new_heads_at_backbone_rate(facts: Facts, limit: Mapping[str, float]) -> Hit 
     ratio = facts.multiplier('mask_head') / backbone
     if not 0 < ratio < limit['ratio']:
         return None
-    return Hit({'tensors': tensors, 'ratio': ratio}, remedies.higher_mask_rate(facts)[0])
+    values, settings = {'tensors': tensors, 'ratio': ratio}, remedies.higher_mask_rate(facts)[0]
+    risen = late_rise(facts)[1]
+    if facts.full_length and risen is not None and risen.low > 0 and risen.value >= limit['rise']:
+        unready = f' When the run ended the mask AP was still rising, by {risen.value:.3f} over the last validations.'
+        return Hit(values | {'unready': unready}, settings, severity='warning', confidence=0.7)
+    return Hit(values | {'unready': ''}, settings)
 
 
 def mask_loss_weight(facts: Facts, limit: Mapping[str, float]) -> Hit | None:

@@ -63,6 +63,7 @@ _FALL = Limit(0.15, f'{_S4}, problem 1: 0.400 to 0.370 in twenty epochs is 7.5 %
 _MOST = Limit(0.25, f'{_OURS}: the upper end of the interval, so that a noisy log does not hide a flat one')
 _NOT_LEARNT = (*BROKEN, 'mask-ln2', 'losses-not-falling', 'mask-loss-not-falling')
 _LENGTH = ('loss-exploding', 'part-not-training', 'mask-rate-low', 'warm-up-unfinished', 'few-iterations')
+_RISE = Limit(0.02, f'{_OURS}: two seeds of one recipe differ by as much on 20 images of made data')
 _TRAINED = Limit(0.20, f"{_S4}: a trained head's mask loss is 0.08 to 0.20")
 _TRAINED_COARSE = Limit(0.30, f'{_OURS}: half as much again as what S4 holds for trained')
 _BOX_AP = Limit(0.30, f'{_OURS}: below it boxes are not good either')
@@ -187,12 +188,13 @@ RULES = (
         causes.new_heads_at_backbone_rate,
         cause='new heads learn at the rate of the pretrained backbone',
         text='{tensors} tensors of the mask head are new (not from the checkpoint) and learn at {ratio:.3g} times the rate '
-        'of the backbone.',
+        'of the backbone.{unready}',
         advice='The backbone needs a small rate, new heads a large one. On made data this took mask AP from 0.24 to 0.32 '
         '(docs/demo.md).',
         confidence=0.4,
         limits={
-            'ratio': Limit(2.0, f'{_S0} gives heads ten times the rate of the backbone, or five where that is unstable')
+            'ratio': Limit(2.0, f'{_S0} gives heads ten times the rate of the backbone, or five where that is unstable'),
+            'rise': _RISE,
         },
         explained_by=('loss-exploding', 'part-not-training', 'mask-rate-low'),
     ),
@@ -444,8 +446,8 @@ RULES = (
         text='over the last {validations} validations the mask AP rose by {rise:.3f} (at least {low:.3f}, 95 %).',
         advice='Train longer.',
         confidence=0.6,
-        limits={'rise': Limit(0.02, f'{_OURS}: two seeds of one recipe differ by as much on 20 images of made data')},
-        explained_by=_LENGTH,
+        limits={'rise': _RISE},
+        explained_by=(*_LENGTH, 'new-heads-at-backbone-rate'),
     ),
     Rule(
         'loss-still-falling',

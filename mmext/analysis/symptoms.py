@@ -392,15 +392,21 @@ def best_epoch_early(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     return Hit({'best': values[best], 'at': x[best], 'end': now, 'last': x[-1]}, settings)
 
 
+def late_rise(facts: Facts) -> tuple[int, Interval | None]:
+    """By how much the mask AP rose over the later half of the validations, of five at least, and how many these are."""
+    x, values = facts.metric(_MASK_AP)
+    half = max(VALIDATIONS, math.ceil(len(values) / 2))
+    return half, rise(x[-half:], values[-half:]) if len(values) >= half else None
+
+
 def ap_still_rising(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     """A mask AP that still rises when the run ends."""
     if not facts.full_length:
         return NotJudged('the run has not reached its planned length')
-    x, values = facts.metric(_MASK_AP)
+    values = facts.metric(_MASK_AP)[1]
     if len(values) < VALIDATIONS:
         return NotJudged(f'validations: {len(values)}, needed: {VALIDATIONS}')
-    half = max(VALIDATIONS, math.ceil(len(values) / 2))
-    risen = rise(x[-half:], values[-half:])
+    half, risen = late_rise(facts)
     if risen is None or risen.low <= 0 or risen.value < limit['rise']:
         return None
     return Hit({'rise': risen.value, 'low': risen.low, 'validations': half}, remedies.longer(facts, 2))

@@ -378,6 +378,15 @@ def test_a_low_mask_loss_beside_a_low_mask_ap_is_put_down_to_the_data(tmp_path):
     assert 'masks of training and of validation are hardly the same thing' in gap.remedy
 
 
+def test_new_heads_at_a_low_rate_are_a_problem_where_masks_still_get_better(tmp_path):
+    groups = [group('backbone', 1), group('mask_head', 1, fresh=['conv_logits.weight'])]
+    run = make_run(tmp_path, healthy_train(100), healthy_val(10), keys={}, groups=groups, epochs=10, end=ENDED)
+    first, second = diagnose(run).findings
+    assert (first.code, first.severity) == ('new-heads-at-backbone-rate', 'warning')
+    assert 'still rising' in first.text
+    assert (second.code, second.follows_from) == ('ap-still-rising', first.code)
+
+
 def test_masks_that_fit_better_than_boxes_are_judged(tmp_path):
     answer = diagnose(make_run(tmp_path, healthy_train(), at_all_times(**{'mask/gap': -0.03})))
     assert (codes(answer), answer.not_judged.get('mask-iou-gap')) == ([], None)
