@@ -14,7 +14,7 @@ class Finding:
 
     ``code`` names its kind (``mask-outside-image``) and never changes; ``text`` says it in a sentence with its numbers;
     ``count`` how many cases; ``examples`` up to five of them in words; ``remedy`` the config line or the step that mends it;
-    ``where`` the part it belongs to: train, val or config.
+    ``where`` the part it belongs to: train, val, config, or train view, which is train after its pipeline.
     """
 
     code: str
