@@ -151,8 +151,8 @@ class Bench:
         """Metrics of the last checkpoint of a run; its detections go to results.segm.json."""
         checkpoint = Path((work_dir / 'last_checkpoint').read_text())
         cfg.load_from, cfg.work_dir = str(work_dir / checkpoint.name), str(work_dir / 'validation')
-        # MMEngine gives runs of one name one visualizer
-        cfg.experiment_name = f'{work_dir.parent.name}_{work_dir.name}'
+        # of one name there is one visualizer, with the folder of its first run
+        cfg.experiment_name = cfg.visualizer.name = f'{work_dir.parent.name}_{work_dir.name}'
         cfg.log_level, cfg.custom_hooks = 'ERROR', []
         evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
         evaluators[0].outfile_prefix = str(work_dir / 'results')
