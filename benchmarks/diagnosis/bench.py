@@ -11,6 +11,8 @@ install --no-deps --target DIR hotcoco==1.3.0`` and ``PYTHONPATH=DIR``): it is n
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -157,7 +159,8 @@ class Bench:
         evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
         evaluators[0].outfile_prefix = str(work_dir / 'results')
         try:
-            return Runner.from_cfg(cfg).val()
+            with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours come at the end
+                return Runner.from_cfg(cfg).val()
         finally:
             shutil.rmtree(work_dir / 'validation', ignore_errors=True)
 
