@@ -96,10 +96,12 @@ def confusion_table(runs: dict[str, dict]) -> Table:
             said = ('the run refuses' if record['refused'] else NOTHING) if case.refuses else first_code(record)
             counts[case.name][said] += 1
     codes = sorted({code for row in counts.values() for code in row})
-    table = Table(title='Planted (rows) and said first (columns)', title_justify='left')
-    table.add_column('')
-    for code in codes:
-        table.add_column(code)
+    # a column is as wide as its number: twenty codes side by side fit no screen
+    said = ', '.join(f'{number} {code}' for number, code in enumerate(codes, 1))
+    table = Table(title=f'Planted (rows) and said first (columns): {said}', title_justify='left')
+    table.add_column('', no_wrap=True)
+    for number in range(1, len(codes) + 1):
+        table.add_column(str(number), no_wrap=True)
     for name, row in counts.items():
         table.add_row(name, *(str(row[code] or '') for code in codes))
     return table
