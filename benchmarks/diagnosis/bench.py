@@ -4,10 +4,11 @@
     OMP_NUM_THREADS=1 python benchmarks/diagnosis/bench.py --seeds 5 6 7 --jobs 2 --advice \\
         --out benchmarks/diagnosis/results.json
 
-Each run is a `mim train` of its own, about a minute of a core; what is there already is not done again. Each seed has images
-of its own. ``--again`` diagnoses anew, with the rules as they are now. ``--advice`` trains each fault that was trained once
-more from what ``--write-config`` wrote. Beside the answers stand TIDE's error types where hotcoco can be imported (``pip
-install --no-deps --target DIR hotcoco==1.3.0`` and ``PYTHONPATH=DIR``): it is no dependency of ours.
+Each run is a `mim train` of its own, about a minute of a core; what is there already is not done again, nor what the file
+of ``--out`` has, so that another machine can go on. Each seed has images of its own. ``--again`` diagnoses anew, with the
+rules as they are now. ``--advice`` trains each fault that was trained once more from what ``--write-config`` wrote. Beside
+the answers stand TIDE's error types where hotcoco can be imported (``pip install --no-deps --target DIR hotcoco==1.3.0``
+and ``PYTHONPATH=DIR``): it is no dependency of ours.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,6 +33,7 @@ from tables import print_tables
 
 from mmext import recipe
 from mmext.analysis.runs import read_run
+from mmext.atomic_file import write_atomically
 from mmext.data.demo import PARTICLES, fiber, write_part
 from mmext.optim.group_report import load_config
 
@@ -181,15 +184,26 @@ class Bench:
             sys.exit(f'diagnose of {work_dir} ended with {done.returncode}:\n{done.stderr}')
         (work_dir / 'seconds').write_text(f'{time.monotonic() - begin:.0f}')
 
-    def follow(self, case: Case, seed: int) -> None:
-        """Train what ``--write-config`` wrote, where a remedy was a config line."""
+    def advice(self, case: Case, seed: int) -> list[str]:
+        """The lines of what ``--write-config`` wrote, but for the base; none where it wrote nothing."""
+        work_dir = self.place(case, seed)
+        config = work_dir.with_name(f'{work_dir.name}_mended.py')
+        lines = config.read_text().splitlines() if config.exists() else []
+        return [line for line in lines if not line.startswith('_base_ = ')]
+
+    def follow(self, case: Case, seed: int, advice: list[str]) -> float | None:
+        """Train the run again with the advice; its mask AP."""
         work_dir = self.place(case, seed)
         config = work_dir.with_name(f'{work_dir.name}_mended.py')
         mended = config.with_suffix('')
-        if config.exists() and not (mended / 'trained').exists():
+        if not (mended / 'trained').exists():
             shutil.rmtree(mended, ignore_errors=True)
+            faulty = work_dir.with_name(work_dir.name + '.py')
+            config_of(case, self.data(case, seed), seed).dump(faulty)
+            config.write_text('\n'.join([f'_base_ = {str(faulty)!r}', *advice]) + '\n')
             mim_train(config, mended)
             (mended / 'trained').touch()
+        return read_run(mended).last('coco/segm_mAP')
 
     def errors(self, case: Case, seed: int) -> dict[str, float] | None:
         """TIDE's error types of a run's masks: what mending each would add to AP50; None without hotcoco."""
@@ -218,8 +232,6 @@ class Bench:
         if case.refuses:
             return answer
         found = [{key: one[key] for key in ('code', 'severity', 'where', 'follows_from')} for one in answer['findings']]
-        mended = work_dir.with_name(f'{work_dir.name}_mended')
-        after = read_run(mended).last('coco/segm_mAP') if mended.is_dir() else None
         return {
             'verdict': answer['verdict'],
             'status': answer['status'],
@@ -227,11 +239,35 @@ class Bench:
             'box_ap': answer['facts']['box_ap'],
             'mask_ap': answer['facts']['mask_ap'],
             'experiments': {one['name']: one['gain'] for one in answer['experiments'] if one.get('gain') is not None},
-            'mended_mask_ap': after,
+            'advice': self.advice(case, seed),
             'tide': self.errors(case, seed),
             'training_s': int((work_dir / 'trained').read_text()),
             'diagnosis_s': int((work_dir / 'seconds').read_text()),
         }
+
+
+class Records:
+    """What was found, by case and seed; kept in a file, if any, after each.
+
+    Args:
+        file: of ``--out``.
+    """
+
+    def __init__(self, file: Path | None):
+        self.file, self._lock = file, threading.Lock()
+        known = json.loads(file.read_text())['runs'] if file and file.exists() else {}
+        self.runs = {name: {int(seed): one for seed, one in runs.items()} for name, runs in known.items()}
+
+    def get(self, case: Case, seed: int) -> dict | None:
+        return self.runs.get(case.name, {}).get(seed)
+
+    def put(self, case: Case, seed: int, record: dict) -> None:
+        with self._lock:
+            self.runs.setdefault(case.name, {})[seed] = record
+            if self.file:
+                order = [one.name for one in CASES if one.name in self.runs]
+                runs = {name: dict(sorted(self.runs[name].items())) for name in order}
+                write_atomically(json.dumps({'runs': runs}, indent=1).encode() + b'\n', self.file)
 
 
 def each(title: str, step: Callable[[Case, int], None], work: Iterable[tuple[Case, int]], jobs: int) -> None:
@@ -256,24 +292,36 @@ def main() -> int:
     parser.add_argument('--train-only', action='store_true')
     parser.add_argument('--advice', action='store_true', help='train what --write-config wrote')
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs/diagnosis'))
-    parser.add_argument('--out', type=Path, help='write every answer as JSON')
+    parser.add_argument('--out', type=Path, help='keep every answer as JSON; what it has is not done again')
     options = parser.parse_args()
-    bench = Bench(options.work_dirs, options.again)
+    bench, records = Bench(options.work_dirs, options.again), Records(options.out)
     cases = [case for case in CASES if not options.cases or case.name in options.cases]
     every = [(case, seed) for seed in options.seeds for case in cases]
-    for case, seed in every:
+    missing = [one for one in every if options.again or records.get(*one) is None]
+    followed = [one for one in every if options.advice and one[0].codes and not one[0].on]
+    for case, seed in {*missing, *followed}:
         write_data(bench.data(case, seed), case.kinds, seed)
-    each('trained', bench.train, [one for one in every if not one[0].on], options.jobs)
+    trained = {case.name: case for case in CASES if not case.on}
+    # what is planted needs the weights of the run that it is planted on
+    needed = dict.fromkeys((trained[case.on or case.name], seed) for case, seed in missing)
+    each('trained', bench.train, needed, options.jobs)
     if options.train_only:
         return 0
-    each('planted', bench.plant, [one for one in every if one[0].on], 1)
-    each('diagnosed', bench.diagnose, every, options.jobs)
-    if options.advice:
-        each('mended', bench.follow, [one for one in every if one[0].codes and not one[0].on], options.jobs)
-    records = {case.name: {seed: bench.record(case, seed) for seed in options.seeds} for case in cases}
-    print_tables(records)
-    if options.out:
-        options.out.write_text(json.dumps({'seeds': options.seeds, 'runs': records}, indent=1) + '\n')
+    each('planted', bench.plant, [one for one in missing if one[0].on], 1)
+    each('diagnosed', bench.diagnose, missing, options.jobs)
+
+    def keep(case: Case, seed: int) -> None:
+        records.put(case, seed, bench.record(case, seed))
+
+    def follow(case: Case, seed: int) -> None:
+        record = records.get(case, seed)
+        if record['advice'] and 'mended_mask_ap' not in record:
+            after = bench.follow(case, seed, record['advice'])
+            records.put(case, seed, record | {'mended_mask_ap': after})
+
+    each('recorded', keep, missing, 1)
+    each('mended', follow, followed, options.jobs)
+    print_tables(records.runs)
     return 0
 
 
