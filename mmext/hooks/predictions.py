@@ -8,9 +8,11 @@ from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.structures import BaseDataElement
 
+from mmext.analysis import operating_point
 from mmext.analysis.predictions import FILES, file_hash, pack
 from mmext.atomic_file import write_atomically
 from mmext.datasets import coco_datasets
+from mmext.errors import InputError
 from mmext.metrics.mask_quality import encoded
 from mmext.registry import HOOKS
 
@@ -40,8 +42,9 @@ class PredictionsHook(Hook):
 
     ``predictions_last.npz`` and, where CheckpointHook saves a best checkpoint, ``predictions_best.npz`` of it, in the folder
     of the run's logs: boxes, scores and masks as compact RLE, with the annotation file's hash. `mmext compare` tells by them
-    whether two runs differ by more than chance. Stock loops, metrics and checkpoint hooks will do. A data set of several
-    COCO files, or of none, is passed over; a file that cannot be written is logged, and the training goes on.
+    whether two runs differ by more than chance. At the end ``operating_points.json`` in the work_dir has of each class the
+    threshold of best F1. Stock loops, metrics and checkpoint hooks will do. A data set of several COCO files, or of none, is
+    passed over; a file that cannot be written is logged, and the training goes on.
     """
 
     # after CheckpointHook (VERY_LOW), which decides what the best is
@@ -52,6 +55,7 @@ class PredictionsHook(Hook):
         self._best: dict[str, float] = {}
         self._begin = 0
         self._hash: str | None = None
+        self._kept = False
 
     def before_train(self, runner) -> None:
         self._best, self._begin = _best_scores(runner), runner.iter
@@ -76,9 +80,23 @@ class PredictionsHook(Hook):
             data = pack(images, self._about(runner, datasets[0], metrics or {}))
             for name in files:
                 write_atomically(data, Path(runner.log_dir, name))
+            self._kept = True
         except Exception as error:  # a full disk, ids that are no JSON: a training of days is worth more
             words = f'{type(error).__name__}: {error}'
             runner.logger.error(f'The predictions could not be kept: {words}. The training goes on.')
+
+    def after_train(self, runner) -> None:
+        if not self._kept:  # no validation, or another process than the first
+            return
+        try:
+            made = operating_point.make(runner.work_dir)
+            operating_point.write(runner.work_dir, made)
+            runner.logger.info('\n'.join(next(iter(made.values())).to_lines()))
+        except InputError as error:  # such as an annotation file that has changed since
+            runner.logger.warning(f'There are no operating points: {error}')
+        except Exception as error:  # a full disk; the training is done, its checkpoints lie elsewhere
+            words = f'{type(error).__name__}: {error}'
+            runner.logger.error(f'The operating points could not be kept: {words}.')
 
     def _about(self, runner, dataset, metrics: dict) -> dict:
         file = Path(dataset.ann_file).absolute()

@@ -8,6 +8,8 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmext.analysis.coco_ap import average_precision, match_predictions, numbers, truth_of
+from mmext.analysis.operating_point import make
+from mmext.analysis.operating_point import read as read_operating_points
 from mmext.analysis.predictions import FILES, file_hash, read_predictions
 from mmext.data.coco_file import read_coco
 from mmext.hooks.predictions import image_record
@@ -29,6 +31,15 @@ def test_what_is_kept_gives_the_logged_numbers(run_folder):
         values = {key: np.nan_to_num(ours[name][0], nan=-1) for name, key in KEYS.items()}
         assert values == pytest.approx({key: logged[f'coco/{kind}_{key}'] for key in KEYS.values()}, abs=1e-9)
     assert (start / FILES['best']).read_bytes() == (start / FILES['last']).read_bytes()  # the only validation is the best
+
+
+def test_operating_points_are_kept_with_the_run(run_folder):
+    start = next(run_folder.glob('*/vis_data')).parent
+    kept = read_operating_points(run_folder / 'operating_points.json')
+    assert kept == make(run_folder)
+    assert [point.name for point in kept['last'].points] == ['Fiber', 'Fragment', 'Film']
+    assert kept['best'].predictions == f'{start.name}/{FILES["best"]}'
+    assert kept['last'].to_lines()[0] in (start / f'{start.name}.log').read_text()
 
 
 def sample(image_id=7, detections=2, **more):
@@ -68,13 +79,13 @@ class Detects:
         return model
 
 
-def train(train_tiny, tmp_path, **settings):
+def train(train_tiny, tmp_path, document=None, **settings):
     """Three epochs with a validation after each; the second is the best."""
     from mmengine.evaluator import BaseMetric
     from mmengine.hooks import Hook
 
     detects, file = Detects(), tmp_path / 'annotations.json'
-    file.write_text('{}')
+    file.write_text(json.dumps(document or {}))
 
     class Count(Hook):
         def before_val(self, runner):
@@ -115,6 +126,46 @@ def test_a_full_disk_ends_no_training(train_tiny, tmp_path, monkeypatch):
     runner, _ = train(train_tiny, tmp_path)
     text = next(Path(runner.log_dir).glob('*.log')).read_text()
     assert text.count('could not be kept: OSError: [Errno 28] No space left on device. The training goes on.') == 3
+    assert runner.epoch == 3
+
+
+COCO_FILE = {
+    'images': [{'id': i, 'file_name': f'{i}.png', 'width': 30, 'height': 40} for i in range(6)],
+    'categories': [{'id': 1, 'name': 'Fiber'}],
+    'annotations': [
+        {'id': 1 + i, 'image_id': i, 'category_id': 1, 'bbox': [0, 0, 30, 40], 'area': 1200, 'iscrowd': 0}
+        | {'segmentation': [[0, 0, 30, 0, 30, 40, 0, 40]]}
+        for i in range(6)
+    ],
+}
+
+
+def test_the_operating_points_of_the_last_and_the_best_are_written_at_the_end(train_tiny, tmp_path):
+    runner, _ = train(train_tiny, tmp_path, document=COCO_FILE)
+    made = read_operating_points(Path(runner.work_dir, 'operating_points.json'))
+    # each image has an object, which is detected twice in the second epoch, the best, and thrice in the third
+    assert {which: (one.epoch, one.points[0].detections) for which, one in made.items()} == {
+        'best': (2, 12),
+        'last': (3, 18),
+    }
+    point = made['best'].points[0]
+    assert (point.threshold, point.precision, point.recall, point.objects) == (0.25, 0.5, 1.0, 6)
+
+
+def test_operating_points_that_cannot_be_made_or_kept_end_no_training(train_tiny, tmp_path, monkeypatch):
+    runner, _ = train(train_tiny, tmp_path)
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert 'There are no operating points: ' in log
+    assert 'not a COCO instance file' in log
+    assert not Path(runner.work_dir, 'operating_points.json').exists()
+
+    def full(*arguments):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('mmext.analysis.operating_point.write_atomically', full)
+    runner, _ = train(train_tiny, tmp_path, document=COCO_FILE, folder='full')
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert 'The operating points could not be kept: OSError: [Errno 28] No space left on device.' in log
     assert runner.epoch == 3
 
 
