@@ -1,11 +1,13 @@
 import tracemalloc
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from mmext.analysis.mask_window import draw, run_lengths, window_of
+from mmext.analysis.mask_window import column_runs, draw, encode, encode_runs, joined, run_lengths, window_of, write_counts
+from mmext.errors import InputError
 
 
 def encoded(mask):
@@ -67,3 +69,74 @@ def test_a_huge_image_is_never_drawn():
         tracemalloc.stop()
     assert found.sum() == coco_mask.area(rle)
     assert peak < 1e6
+
+
+@given(masks(), st.data())
+@settings(deadline=None)
+def test_encode_gives_the_bytes_of_pycocotools_for_the_whole_image(mask, data):
+    left, top, right, bottom = (data.draw(st.sampled_from([0, 0, 1, 40])) for _ in range(4))
+    whole = np.pad(mask, ((top, bottom), (left, right)))
+    dtype = data.draw(st.sampled_from([bool, np.uint8]))
+    assert encode(mask.astype(dtype), left, top, whole.shape) == encoded(whole)
+
+
+@given(st.lists(st.integers(0, 2**31), min_size=1, max_size=30))
+def test_counts_are_written_as_they_are_read(lengths):
+    assert run_lengths(write_counts(np.array(lengths))).tolist() == lengths
+
+
+@given(masks())
+@settings(deadline=None)
+def test_counts_are_those_of_pycocotools(mask):
+    counts = encoded(mask)['counts']
+    assert write_counts(run_lengths(counts)) == counts
+
+
+@given(masks(), masks(), st.integers(0, 9999))
+@settings(deadline=None)
+def test_column_runs_are_the_pixels_and_together_give_the_union(one, two, seed):
+    size = np.maximum(one.shape, two.shape)
+    one, two = (np.pad(mask, [(0, n) for n in size - mask.shape]) for mask in (one, two))
+    runs = [column_runs(encoded(mask)) for mask in (one, two)]
+    for mask, (column, first, last) in zip((one, two), runs, strict=True):
+        drawn = np.zeros_like(mask)
+        for x, y1, y2 in zip(column, first, last, strict=True):
+            assert not drawn[y1:y2, x].any()
+            drawn[y1:y2, x] = 1
+        assert np.array_equal(drawn, mask)
+    mixed = np.random.default_rng(seed).permutation(np.concatenate(runs, 1), axis=1)
+    assert encode_runs(mixed, size) == encoded(one | two)
+
+
+def test_intervals_that_touch_are_one():
+    starts, stops = joined(np.array([7, 0, 2, 9, 20]), np.array([9, 3, 5, 12, 21]))
+    assert starts.tolist() == [0, 7, 20]
+    assert stops.tolist() == [5, 12, 21]
+    assert [len(one) for one in joined(np.zeros(0, int), np.zeros(0, int))] == [0, 0]
+
+
+def test_encode_makes_nothing_of_the_images_size():
+    mask = np.ones((100, 100), bool)
+    encode(mask, 0, 0, (200, 200))
+    tracemalloc.start()
+    try:
+        rle = encode(mask, 50_000, 40_000, (65_000, 65_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e5
+    assert np.array_equal(draw(rle, (49_999, 40_000, 50_100, 40_100))[:, 1:], mask)
+    assert coco_mask.area(rle) == 10_000
+
+
+@pytest.mark.parametrize('place', [(-1, 0), (0, -1), (36, 0), (0, 26)])
+def test_a_mask_that_leaves_its_image(place):
+    with pytest.raises(InputError, match=f'a mask of 5x5 at {place[0]}, {place[1]} leaves its image of 40x30. Cut it'):
+        encode(np.ones((5, 5), bool), *place, (30, 40))
+
+
+def test_an_image_beyond_32_bits():
+    with pytest.raises(
+        InputError, match='an image of 65536x65536 has 4294967296 pixels; pycocotools counts up to 4294967295'
+    ):
+        encode(np.ones((5, 5), bool), 0, 0, (65_536, 65_536))
