@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from mmext.analysis.config_diff import comparable
-from mmext.analysis.runs import GROUPS, LOG, RUN_END, Run, read_record, read_run
+from mmext.analysis.runs import GROUPS, LOG, RUN_END, Run, read_config, read_record, read_run
 from mmext.analysis.work_dirs import Place
 
 # log lines of a run that are kept: a screen has no more columns
@@ -123,7 +123,7 @@ def _digest(place: Place) -> Digest:
         idle=tuple(start.name for start in place.idle),
         end=run.end,
         problem=run.problem,
-        config=comparable(run.settings),
+        config=comparable(_with_its_weights(place, run)),
         val=run.val,
     )
     if not run.train:
@@ -148,6 +148,16 @@ def _digest(place: Place) -> Digest:
         verdict=_verdict(place, run),
         train=run.train,
     )
+
+
+def _with_its_weights(place: Place, run: Run) -> dict:
+    """A run's settings with the ``load_from`` that it began with: MMDetection's ``--resume`` writes None in its place."""
+    if not run.settings.get('resume') or run.settings.get('load_from') is not None:
+        return run.settings
+    try:
+        return {**run.settings, 'load_from': read_config(place.starts[0] / LOG.parent / 'config.py').get('load_from')}
+    except (OSError, SyntaxError, ValueError, RecursionError):  # the first start's is damaged: as it stands
+        return run.settings
 
 
 def _verdict(place: Place, run: Run) -> Verdict | None:

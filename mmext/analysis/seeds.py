@@ -72,4 +72,4 @@ def _name(names: list[str]) -> str:
         return names[0]
     same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     common = ''.join(letters[0] for letters in same)
-    return re.sub(r'[-_.@]*(seed[-_]*\d*)?[-_.@]*$', '', common) or names[0]
+    return re.sub(r'[-_.@]*(seed[-_=]*\d*)?[-_.@]*$', '', common) or names[0]

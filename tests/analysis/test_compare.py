@@ -276,3 +276,21 @@ def test_no_file_crashes_a_comparison(tmp_path_factory, starts, config, record):
         json.loads(answer.to_json())
         to_csv(answer)
         to_markdown(answer)
+
+
+def test_a_run_that_was_resumed_is_of_the_setting_of_those_that_were_not(tmp_path):
+    """MMDetection's --resume writes load_from=None into the config of the second start."""
+    for seed, starts in ((0, 1), (1, 2)):
+        for number in range(starts):
+            logs = tmp_path / f'lr=2_seed={seed}' / f'2026010{number + 1}_000000' / 'vis_data'
+            logs.mkdir(parents=True)
+            epochs = (1, 2) if starts == 1 else (number + 1,)
+            lines = [{'loss': 1.0, 'epoch': epoch, 'step': epoch} for epoch in epochs]
+            (logs / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+            weights = 'None' if number else "'/a/b/source.pth'"
+            settings = f'train_cfg = dict(max_epochs=2)\nload_from = {weights}\nresume = {bool(number)}\n'
+            (logs / 'config.py').write_text(f'{settings}randomness = dict(seed={seed})\n')
+        (logs.parent / 'run_end.json').write_text('{"text": "Training ended.", "reason": "length"}')
+    found = compare([tmp_path])
+    assert [(one.name, one.seeds) for one in found.settings] == [('lr=2', (0, 1))]
+    assert list(found.differences) == ['randomness.seed']
