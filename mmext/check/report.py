@@ -1,7 +1,6 @@
 """What ``mmext check`` answers: all findings of a config and its data, worst first, and the tables behind them."""
 
 import contextlib
-import copy
 import json
 import re
 import sys
@@ -12,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 from mmext.analysis.findings import SEVERITIES, Finding, is_problem, to_record, worst_first
 from mmext.check.ceiling import Ceiling, ceiling
@@ -33,6 +31,7 @@ from mmext.data.mask_checks import check_masks
 from mmext.data.sheets import write_sheets
 from mmext.data.split_checks import check_split
 from mmext.errors import InputError
+from mmext.model import build_model
 from mmext.optim.group_report import load_config
 
 SCHEMA_VERSION = 1
@@ -214,30 +213,6 @@ def left_out_on_purpose(findings: Sequence[Finding], cfg: Config) -> list[Findin
         return list(findings)
     meant = {'severity': 'information', 'remedy': 'Nothing when it is meant, as the config switches class_check off.'}
     return [replace(finding, **meant) if finding.code == 'class-not-in-config' else finding for finding in findings]
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """The model of a config as it is built, without weights; nothing is downloaded.
-
-    Raises:
-        InputError: it cannot be built.
-    """
-    try:
-        # a copy, as MMDetection writes into it what it builds
-        return MODELS.build(_on_one_process(copy.deepcopy(cfg.model)))
-    except Exception as error:  # whatever a setting of the person's config makes the model's code raise
-        raise InputError(f'the model cannot be built: {type(error).__name__}: {error}') from error
-
-
-def _on_one_process(model: Mapping) -> Mapping:
-    """The model with batch norms that need no process group: names, shapes and rates are the same."""
-    for key, value in model.items():
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(one, Mapping):
-                _on_one_process(one)
-        if key == 'type' and value in ('SyncBN', 'MMSyncBN', 'NaiveSyncBN'):
-            model[key] = 'BN'
-    return model
 
 
 class _Check:

@@ -28,15 +28,15 @@ from mmext.check.ceiling import instance_ceilings, own_grid
 from mmext.check.checkpoints import local_file
 from mmext.check.parts import data_parts
 from mmext.check.rates import part_rates
-from mmext.check.report import build_model
 from mmext.errors import InputError
 from mmext.hooks.staged_training import is_trained, read_stages
 from mmext.loops.loss_val_loop import kept_random_state
 from mmext.metrics.mask_quality import truth_of
+from mmext.model import build_model, load_weights
 from mmext.optim.param_groups import part_of
 from mmext.probe.gradients import family_losses, gradients_of
 from mmext.probe.masks import grids_for_boxes, iou_at, paste, truth_in
-from mmext.probe.subject import Sample, config_of, find_checkpoint, load_weights, one_sample, shown_dataset, why_not
+from mmext.probe.subject import Sample, config_of, find_checkpoint, one_sample, shown_dataset, why_not
 from mmext.probe.training import batch_size_of, optimizer_at_peak, train_loader
 from mmext.probe.weigh import LIMITS, limit, paired
 from mmext.probe.weights import Movement, movements

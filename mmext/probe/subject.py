@@ -13,16 +13,14 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
-from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
 
 from mmext.analysis.runs import Run
 from mmext.check.parts import DataPart, data_parts
-from mmext.check.report import build_model
 from mmext.errors import InputError
+from mmext.model import build_model, load_weights
 from mmext.optim.group_report import load_config
 from mmext.probe.masks import mask_head_of
-from mmext.safe_load import allow_mmengine_checkpoints
 
 IMAGES = 50  # of a part, at most: with five objects each the standard error of a mean IoU is about 0.01
 OBJECTS = 1500  # of a part: no further image is taken once so many are there
@@ -122,19 +120,6 @@ def config_of(run: Run) -> Config:
         cfg = load_config(str(run.config_file))
         init_default_scope(cfg.get('default_scope', 'mmdet'))
     return cfg
-
-
-def load_weights(model: nn.Module, checkpoint: Path, strict: bool = True) -> None:
-    """Fill a model from a file, all of it or, not ``strict``, what fits.
-
-    Raises:
-        InputError: a file that is broken, or of another model.
-    """
-    allow_mmengine_checkpoints()
-    try:
-        load_checkpoint(model, str(checkpoint), map_location='cpu', strict=strict, logger='silent')
-    except Exception as error:
-        raise InputError(f'{checkpoint} cannot be loaded: {type(error).__name__}: {error}') from error
 
 
 def _sample(cfg: Config, name: str, seed: int) -> Sample:

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmext import recipe
-from mmext.check.report import build_model
+from mmext.model import build_model
 from mmext.probe.masks import Grids, grids_for_boxes, iou_at, mask_head_of, paste
 from mmext.probe.subject import why_not
 

@@ -184,7 +184,7 @@ def test_a_model_without_grids_is_told_so(shapes_run, tmp_path):
     cfg = Config.fromfile(recipe('solov2_r18_fpn_finetune'))
     cfg.dump(logs / 'config.py')
     (logs / 'scalars.json').write_text('{"loss": 1.0, "step": 1}\n')
-    from mmext.check.report import build_model
+    from mmext.model import build_model
 
     torch.save({'state_dict': build_model(cfg).state_dict()}, tmp_path / 'epoch_1.pth')
     made = probe(read_run(tmp_path))
