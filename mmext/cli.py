@@ -44,6 +44,10 @@ def cli() -> None:
     mim train mmdet my.py --work-dir work_dirs/my          the training itself is MMDetection's
     mmext diagnose work_dirs/my                            why its masks are bad, and the config line that mends it
     mmext compare work_dirs/my work_dirs/other             which run is better, and what differs
+    mmext predict my.py work_dirs/my/epoch_12.pth images --out found   masks, tables and pictures of new images
+    mmext kfold ann.json --folds 5 --out folds             a COCO file cut into folds, even in its classes
+    mmext cross-validate my.py --folds 5                   a training a fold: mean, spread, out-of-fold score
+    mmext sweep my.py --set KEY=1,5 --seeds 0,1            a training for each value and seed, and their comparison
 
     Exit codes: 0 fine, 1 a problem was found, 2 the input cannot be used, 70 a crash of mmext.
     """
@@ -346,7 +350,7 @@ def compare(
     """
     from mmext.analysis import compare as comparing
     from mmext.analysis import compare_report as report
-    from mmext.console import console, progress_bars
+    from mmext.console import progress_bars
 
     curves = bool(html_file or png_folder)
     with progress_bars() as progress:
@@ -367,6 +371,15 @@ def compare(
         from mmext.page.html_page import page_of
 
         _write_page(page_of(answer), html_file, png_folder)
+    _print_comparison(answer, names)
+    ctx.exit(0 if answer.readable else 2)
+
+
+def _print_comparison(answer, names: list[str] | None = None) -> None:
+    """The tables of a comparison, its remarks, and on standard error what could not be read."""
+    from mmext.analysis import compare_report as report
+    from mmext.console import console
+
     out = console()
     if answer.readable:
         for sheet in report.sheets(answer, names, out.width):
@@ -382,7 +395,322 @@ def compare(
     for run in answer.runs:
         if run.problem:
             click.echo(f'{run.path}: {run.problem}', err=True)
-    ctx.exit(0 if answer.readable else 2)
+
+
+_GROUP_BY = click.option(
+    '--group-by',
+    metavar='REGEX',
+    help='Searched for in file_name; its first group, else the match, names the sample: it stays in one fold.',
+)
+_JOBS = click.option('--jobs', type=click.IntRange(1), metavar='N', help='Trainings at a time, on the CPU if no --devices.')
+_DEVICES = click.option('--devices', metavar='LIST', help='GPUs, as in CUDA_VISIBLE_DEVICES, with a training each: 0,1')
+_SLURM = click.option('--slurm', is_flag=True, help='Print a script for sbatch instead of training.')
+_DRY_RUN = click.option('--dry-run', is_flag=True, help='Print the commands; write and train nothing.')
+
+
+@cli.command()
+@click.argument('ann_file', metavar='ANN', type=click.Path(path_type=Path))
+@click.option('--folds', default=5, show_default=True, type=click.IntRange(2), help='How many.')
+@click.option('--out', 'folder', required=True, metavar='DIR', type=click.Path(file_okay=False, path_type=Path))
+@_GROUP_BY
+@click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Same seed, same folds.')
+def kfold(ann_file: Path, folds: int, folder: Path, group_by: str | None, seed: int) -> None:
+    """Cut the COCO file ANN into folds: DIR/fold0/train.json and val.json, and so on.
+
+    Each fold gets its share of the instances of every class, and no sample is in two of them. The images stay where they
+    are. What was done: DIR/folds.json; how even it is, and why: docs/many-runs.md.
+
+    \b
+    Examples:
+      mmext kfold data/annotations.json --folds 5 --out data/folds
+      mmext kfold data/annotations.json --out data/folds --group-by '(.*)_frame'
+    """
+    from mmext.data.folds import make_folds, write_folds
+
+    made = make_folds(ann_file, folds, group_by, seed)
+    write_folds(made, folder)
+    _print_folds(made)
+    click.echo(f'Written to {folder}; the image folder is that of {ann_file}.')
+
+
+def _print_folds(made) -> None:
+    from mmext.console import console
+    from mmext.data.folds import fold_lines, fold_rows, to_table
+
+    rows, out = fold_rows(made), console()
+    out.print(to_table(rows))
+    for line in fold_lines(rows):
+        out.print(line, soft_wrap=True, markup=False)
+
+
+@cli.command('cross-validate')
+@click.argument('config')
+@click.option('--folds', default=5, show_default=True, type=click.IntRange(2), help='How many.')
+@_GROUP_BY
+@click.option('--seed', type=click.IntRange(0), help="Of the folds and of every training.  [default: the config's, or 0]")
+@click.option(
+    '--ann',
+    'ann_file',
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help="COCO file to fold, with images in the training's folder.  [default: the one that CONFIG trains on]",
+)
+@click.option(
+    '--out',
+    'folder',
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar='DIR',
+    help='Folder of the runs.  [default: work_dirs/CONFIG-cv]',
+)
+@_JOBS
+@_DEVICES
+@_CFG_OPTIONS
+@click.option('--metric', metavar='NAME', help='Take the validation that is best by this.  [default: mask_ap]')
+@click.option(
+    '--at', type=click.Choice(['best', 'last']), default='best', show_default=True, help='Which validation to take.'
+)
+@click.option('--collect', is_flag=True, help='Train nothing, put together what is finished.')
+@_SLURM
+@_DRY_RUN
+@_JSON
+@click.pass_context
+def cross_validate(
+    ctx,
+    config: str,
+    folds: int,
+    group_by: str | None,
+    seed: int | None,
+    ann_file: Path | None,
+    folder: Path | None,
+    jobs: int | None,
+    devices: str | None,
+    cfg_options: tuple,
+    metric: str | None,
+    at: str,
+    collect: bool,
+    slurm: bool,
+    dry_run: bool,
+    json_file: Path | None,
+) -> None:
+    """Train CONFIG once a fold of its training images, each time from its pretrained weights, and score the images left out.
+
+    Prints each number over the folds, mean and standard deviation, and once over all images, each predicted out of its fold.
+    CONFIG's own validation images are not used: they stay a test. The same command goes on where it was stopped: finished
+    folds are skipped, broken-off ones resumed. Exit code 1: a fold did not finish. More: docs/many-runs.md.
+
+    \b
+    Examples:
+      mmext cross-validate my_config.py --folds 5
+      mmext cross-validate my_config.py --group-by '(.*)_frame' --devices 0,1
+      mmext cross-validate my_config.py --slurm > folds.sbatch && sbatch folds.sbatch
+    """
+    from mmext import sweep as runs
+    from mmext.analysis.cross_validation import collect as put_together
+
+    folder = folder or Path('work_dirs', f'{Path(config).stem}-cv')
+    plan = runs.plan_folds(config, cfg_options, folds, folder, group_by, seed, ann_file)
+    if not slurm:
+        _print_folds(plan.folds)
+    crashed = [] if collect else _run(plan, jobs, devices, slurm, dry_run, f'{_typed("--slurm")} --collect')
+    if crashed is None:
+        return
+    answer = put_together([job.work_dir for job in plan.jobs], plan.folds.coco.path, plan.folder, metric, at)
+    answer.print()
+    if json_file:
+        answer.write(json_file)
+    _say_crashes(crashed)
+    ctx.exit(1 if crashed or answer.unfinished else 0)
+
+
+def _typed(*without: str) -> str:
+    """The command as it was typed, but for some of its words."""
+    import shlex
+
+    return shlex.join(['mmext', *(word for word in sys.argv[1:] if word not in without)])
+
+
+def _run(plan, jobs: int | None, devices: str | None, slurm: bool, dry_run: bool, after: str) -> list[str] | None:
+    """Train what a plan has left; what became of the runs that did not finish, None where only commands were wanted."""
+    import shlex
+
+    from mmext import sweep as runs
+    from mmext.console import progress_bars
+
+    slots = runs.slots_of(devices, jobs)
+    if dry_run:
+        for job in plan.jobs:
+            state = '# finished: ' if runs.is_finished(job) else ''
+            click.echo(state + shlex.join(runs.command(job, not state and runs.goes_on(job))))
+        return None
+    plan.write()
+    if slurm:
+        click.echo(runs.slurm_script(plan.jobs, plan.folder, after), nl=False)
+        return None
+    with progress_bars() as progress:
+        return runs.run_jobs(plan.jobs, slots, lambda line: click.echo(line, err=True), progress)
+
+
+def _say_crashes(crashed: list[str]) -> None:
+    for line in crashed:
+        click.echo(line, err=True)
+
+
+@cli.command()
+@click.argument('config')
+@click.option(
+    '--set',
+    'settings',
+    multiple=True,
+    metavar='KEY=VALUE,VALUE...',
+    help='Values of a key of the config, as --cfg-options reads them; of several keys every combination.',
+)
+@click.option('--seeds', metavar='LIST', help='Values of randomness.seed: 0,1,2')
+@click.option(
+    '--out',
+    'folder',
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar='DIR',
+    help='Folder of the runs.  [default: work_dirs/CONFIG-sweep]',
+)
+@_JOBS
+@_DEVICES
+@_CFG_OPTIONS
+@_SLURM
+@_DRY_RUN
+@_JSON
+@click.pass_context
+def sweep(
+    ctx,
+    config: str,
+    settings: tuple[str, ...],
+    seeds: str | None,
+    folder: Path | None,
+    jobs: int | None,
+    devices: str | None,
+    cfg_options: tuple,
+    slurm: bool,
+    dry_run: bool,
+    json_file: Path | None,
+) -> None:
+    """Train CONFIG once for every value of its keys and every seed, and compare the runs.
+
+    Keys are checked before the first training. The same command goes on where it was stopped: finished runs are skipped,
+    broken-off ones resumed; more values add runs. Ends in the tables of `mmext compare`. Exit code 1: a run did not finish.
+
+    \b
+    Examples:
+      mmext sweep my_config.py --set optim_wrapper.paramwise_cfg.custom_keys.roi_head.lr_mult=1,5,10,15 --seeds 0,1,2
+      mmext sweep my_config.py --set optim_wrapper.optimizer.lr=0.001,0.002 --set train_cfg.max_epochs=12,24 --devices 0,1
+    """
+    from mmext import sweep as runs
+    from mmext.analysis.compare import compare as put_together
+
+    folder = folder or Path('work_dirs', f'{Path(config).stem}-sweep')
+    plan = runs.plan_sweep(config, cfg_options, settings, seeds, folder)
+    work_dirs = [job.work_dir for job in plan.jobs]
+    crashed = _run(plan, jobs, devices, slurm, dry_run, f'mmext compare {plan.folder}')
+    if crashed is None:
+        return
+    answer = put_together(work_dirs, noise=True)
+    if json_file:
+        json_file.write_text(answer.to_json(), encoding='utf-8')
+    _print_comparison(answer)
+    _say_crashes(crashed)
+    ctx.exit(1 if crashed else 0)
+
+
+@cli.command()
+@click.argument('config')
+@click.argument('checkpoint', type=click.Path(path_type=Path))
+@click.argument('images', metavar='IMAGE|FOLDER|GLOB...', nargs=-1, required=True)
+@click.option('--out', required=True, type=click.Path(path_type=Path), metavar='DIR', help='Folder for what is written.')
+@click.option(
+    '--format',
+    'formats',
+    default='csv,overlay',
+    show_default=True,
+    metavar='NAMES',
+    help='What to write, any of csv, overlay, coco, coco-results, npz, label-map.',
+)
+@click.option(
+    '--score-thr',
+    default='0.5',
+    show_default=True,
+    metavar='NUMBER|auto',
+    help="Lowest score that counts; auto: of each class the one of best F1 in the run's validation.",
+)
+@click.option(
+    '--mask-thr',
+    type=float,
+    metavar='NUMBER',
+    help="Probability from which a pixel is mask.  [default: CONFIG's, usually 0.5]",
+)
+@click.option(
+    '--max-per-img', type=click.IntRange(1), metavar='N', help="Most instances an image.  [default: CONFIG's, usually 100]"
+)
+@click.option('--classes', metavar='NAMES', help='Keep these classes only: Fiber,Film')
+@click.option('--batch-size', default=1, show_default=True, type=click.IntRange(1), help='Images of one size at a time.')
+@click.option('--device', metavar='NAME', help='cpu, cuda, cuda:1.  [default: the GPU if there is one]')
+@click.option('--tile', type=click.IntRange(1), metavar='PX', help='Cut large images into tiles of this side and join them.')
+@click.option('--overlap', default=0.2, show_default=True, type=float, help='Of neighbouring tiles, as a share of the side.')
+@click.option('--pixel-size', metavar='LENGTH', help='Side of a pixel, for tables in units too: 0.65um')
+@click.option(
+    '--truth',
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar='ANN',
+    help='COCO file of these images: compare counts, lengths and areas with it.',
+)
+@click.option('--force', is_flag=True, help='Start anew where DIR has predictions made with other settings.')
+@_CFG_OPTIONS
+@click.pass_context
+def predict(ctx, config, checkpoint, images, out, formats, score_thr, classes, cfg_options, **settings) -> None:
+    """Find the instances of images with a trained model, and write them to DIR.
+
+    8- and 16-bit TIFF, PNG and JPEG, grey or in colour. Folders are taken with their subfolders. A line an image on standard
+    output: file, instances, and of which classes. The same command goes on where it was stopped. What each format holds:
+    docs/predict.md. Exit code 1: some images could not be used; they are listed at the end.
+
+    \b
+    Examples:
+      mmext predict my.py work_dirs/my/epoch_12.pth images --out found --score-thr auto --pixel-size 0.65um
+      mmext predict my.py best.pth 'plate*/*.tif' --out found --format coco,overlay --classes Fiber
+      mmext predict my.py best.pth slide.tif --out found --tile 1024 --overlap 0.2
+    """
+    from mmext.console import progress_bars
+    from mmext.predict.run import Settings
+    from mmext.predict.run import predict as predict_images
+
+    asked = Settings(
+        config,
+        checkpoint,
+        score_thr=_score_thr(score_thr),
+        classes=_names(classes),
+        formats=_names(formats),
+        cfg_options=cfg_options,
+        **settings,
+    )
+    with progress_bars() as progress:
+        outcome = predict_images(images, out, asked, click.echo, lambda line: click.echo(line, err=True), progress)
+    for line in (*outcome.lines, *(f'Wrote {file}' for file in outcome.files)):
+        click.echo(line, err=True)
+    if outcome.failed:
+        click.echo(f'{len(outcome.failed)} images could not be used:', err=True)
+        for image, reason in outcome.failed:
+            click.echo(f'  {reason if str(image.path) in reason else f"{image.path}: {reason}"}', err=True)
+    ctx.exit(1 if outcome.failed else 0)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def _score_thr(text: str) -> float | str:
+    if text == 'auto':
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f'--score-thr: {text!r} is neither a number from 0 to 1 nor auto.') from None
 
 
 def spread_cfg_options(arguments: list[str]) -> list[str]:

@@ -123,7 +123,7 @@ def test_a_terminal_without_utf8_is_no_crash(run_folder, tmp_path):
 
 def test_help_shows_examples(run_command):
     assert 'mmext init --train' in run_command('mmext', '--help').stdout
-    for command in ('demo-data', 'init', 'groups', 'compare'):
+    for command in ('demo-data', 'init', 'groups', 'compare', 'predict', 'kfold', 'cross-validate', 'sweep'):
         assert 'Example' in run_command('mmext', command, '--help').stdout
 
 

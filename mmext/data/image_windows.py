@@ -57,8 +57,8 @@ def open_windows(path: str | Path) -> ImageWindows:
     whole image is read whole). Uncompressed, Deflate, LZMA and PackBits need nothing more; LZW, JPEG and others the package
     imagecodecs. Without it, for a palette or inverted grey, and for all other formats, OpenCV decodes the whole image once.
 
-    Pixels keep their depth. EXIF's turn is obeyed, except in a TIFF, where OpenCV and MMDetection pass it over too; a TIFF
-    with such a turn is refused. Of a TIFF with several pages the first counts.
+    Pixels keep their depth. EXIF's turn is obeyed, except in a TIFF: one that asks to be turned is refused, as its windows
+    would have to be turned too. Of a TIFF with several pages the first counts.
 
     Raises:
         InputError: there is no such file, or no image in it that can be read.
