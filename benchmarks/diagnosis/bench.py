@@ -299,11 +299,11 @@ def main() -> int:
     every = [(case, seed) for seed in options.seeds for case in cases]
     missing = [one for one in every if options.again or records.get(*one) is None]
     followed = [one for one in every if options.advice and one[0].codes and not one[0].on]
-    for case, seed in {*missing, *followed}:
+    for case, seed in [*missing, *followed]:
         write_data(bench.data(case, seed), case.kinds, seed)
-    trained = {case.name: case for case in CASES if not case.on}
     # what is planted needs the weights of the run that it is planted on
-    needed = dict.fromkeys((trained[case.on or case.name], seed) for case, seed in missing)
+    names = {(case.on or case.name, seed) for case, seed in missing}
+    needed = [(case, seed) for seed in options.seeds for case in CASES if (case.name, seed) in names]
     each('trained', bench.train, needed, options.jobs)
     if options.train_only:
         return 0
