@@ -128,7 +128,8 @@ class Bench:
         console = (work_dir / 'console.txt').read_text()
         if case.refuses:
             last = next((line for line in reversed(console.splitlines()) if case.refuses in line), '')
-            answer = {'refused': bool(done.returncode and last and not read_run(work_dir).train), 'words': last}
+            refused = bool(done.returncode and last and not read_run(work_dir).train)
+            answer = {'refused': refused, 'words': last.replace(f'{self.folder}/', '')}
             (work_dir / 'answer.json').write_text(json.dumps(answer))
         elif not read_run(work_dir).train:
             sys.exit(f'{work_dir.name}, seed {seed} failed; its output is in {work_dir / "console.txt"}')
