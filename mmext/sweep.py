@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import fcntl
+import hashlib
 import itertools
 import os
 import re
@@ -317,7 +318,13 @@ def sweep_jobs(values: Mapping[str, Sequence[str]], always: Mapping[str, object]
 
 
 def _in_a_name(text: str) -> str:
-    return re.sub(r'[^\w.+-]+', '-', text).strip('-')[-_LONGEST_VALUE:]
+    """A value's text as a part of a folder's name; of a long one the end, and what tells it from others with that end."""
+    # a minus sign stays, the dashes that stand for brackets and quotes at the ends go
+    kept = re.sub(r'[^\w.+-]+', '\0', text).strip('\0').replace('\0', '-')
+    if len(kept) <= _LONGEST_VALUE:
+        return kept
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f'{digest}-{kept[-_LONGEST_VALUE + len(digest) + 1 :]}'
 
 
 def parse_setting(setting: str) -> tuple[str, list[str]]:
@@ -334,7 +341,11 @@ def parse_setting(setting: str) -> tuple[str, list[str]]:
 
 
 def split_values(text: str) -> list[str]:
-    """At the commas that stand in no brackets and no quotes."""
+    """At the commas that stand in no brackets and no quotes.
+
+    Raises:
+        InputError: a bracket or a quote is opened and not closed, or closed and not opened.
+    """
     parts, depth, quote = [''], 0, ''
     for letter in text:
         if quote:
@@ -343,16 +354,27 @@ def split_values(text: str) -> list[str]:
             quote = letter
         else:
             depth += (letter in '([') - (letter in ')]')
+        if depth < 0:
+            break
         if letter == ',' and not depth and not quote:
             parts.append('')
         else:
             parts[-1] += letter
+    if depth or quote:
+        raise InputError(f'{text!r}: its brackets and quotes do not close, as in [1,2],[3,4].')
     return [part.strip() for part in parts]
 
 
 def parse_value(text: str) -> object:
-    """A value as ``--cfg-options`` reads it."""
-    return DictAction._parse_iterable(text)
+    """A value as ``--cfg-options`` reads it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return DictAction._parse_iterable(text)
+    except AssertionError as error:  # MMEngine's, of brackets that do not match, such as ([1)
+        raise InputError(f'{text!r}: {error}.') from None
 
 
 def unknown_key(cfg: Config, key: str) -> str | None:
@@ -400,11 +422,24 @@ def is_finished(job: Job) -> bool:
 
 
 def goes_on(job: Job) -> bool:
-    """Whether a run that is not finished has a checkpoint to go on from."""
+    """Whether a run that is not finished has a checkpoint to go on from.
+
+    Raises:
+        InputError: it has some, and none can be read. It is not begun anew, as that would remove what it has logged.
+    """
     try:
         return newest_whole_checkpoint(job.work_dir)[0] is not None
-    except InputError:  # there are some, and none can be read: it begins anew
+    except InputError as error:
+        raise InputError(f'{error}\nTo begin {job.name} anew, remove {job.work_dir}.') from None
+
+
+def is_training(job: Job) -> bool:
+    """Whether processes of a run hold the lock on its output: of an earlier start of the command, or of a cluster's job."""
+    console = job.work_dir / CONSOLE
+    if not console.exists():
         return False
+    with console.open('ab') as file:
+        return not _lock(file)
 
 
 def command(job: Job, resume: bool) -> list[str]:
@@ -489,7 +524,14 @@ def run_jobs(
         try:
             while (waiting or running) and not stopped:
                 while waiting and free:
-                    running.append(_start(waiting.popleft(), free.pop(0), tell, make_command))
+                    job = waiting.popleft()
+                    try:
+                        running.append(_start(job, free[0], tell, make_command))
+                    except InputError as error:
+                        tell(f'{job.name}: is not started.')
+                        crashed.append(f'{job.name}: {error}')
+                    else:
+                        free.pop(0)
                 for one in [one for one in running if _has_ended(one)]:
                     running.remove(one)
                     free.append(one.slot)
@@ -540,7 +582,7 @@ def _start(job: Job, slot: Mapping[str, str], tell: Callable[[str], None], make_
     begin = time.monotonic()
     with (job.work_dir / CONSOLE).open('ab') as console:
         if not _lock(console):
-            tell(f'{job.name} is still training, of an earlier start of this command. It is waited for.')
+            tell(f'{job.name} is still training, of an earlier start. It is waited for.')
             return _Running(job, slot, None, begin)
         if is_finished(job):  # an earlier start's, since we looked
             return _Running(job, slot, None, begin)
@@ -580,8 +622,7 @@ def _remove_starts(work_dir: Path) -> None:
 def _has_ended(one: _Running) -> bool:
     if one.process is not None:
         return one.process.poll() is not None
-    with (one.job.work_dir / CONSOLE).open('ab') as console:
-        return _lock(console)
+    return not is_training(one.job)
 
 
 def _outcome(one: _Running, seconds: float) -> tuple[str, str | None]:
@@ -654,22 +695,30 @@ def slurm_script(jobs: Sequence[Job], folder: Path, after: str) -> str:
         after: command that gathers the results.
 
     Raises:
-        InputError: all runs are finished.
+        InputError: all runs are finished or training, or a run's checkpoints cannot be read.
     """
     left = [job for job in jobs if not is_finished(job)]
     if not left:
         raise InputError(f'All {len(jobs)} runs are finished. Gather the results: {after}')
-    cases = [f'{place}) {shlex.join(command(job, goes_on(job)))} ;;' for place, job in enumerate(left)]
+    training = [job.name for job in left if is_training(job)]
+    left = [job for job in left if job.name not in training]
+    if not left:
+        raise InputError(f'{some(training)}: still training, and all others are finished. When they have ended: {after}')
+    if set('"\n') & set(str(folder)):
+        raise InputError(f'--out: {str(folder)!r} has a quote or a line break in it, which #SBATCH cannot have.')
+    output = str(folder).replace('%', '%%')
+    cases = [f'{place}) {_locked(job)} ;;' for place, job in enumerate(left)]
+    others = 'the others are finished' + (f' or still training ({some(training)})' if training else '')
     return '\n'.join(
         [
             '#!/bin/bash',
-            f"# {len(left)} of {len(jobs)} runs, the others are finished. Options of sbatch go before these lines' own:",
+            f"# {len(left)} of {len(jobs)} runs, {others}. Options of sbatch go before these lines' own:",
             '#     sbatch --partition=NAME --time=HH:MM:SS --cpus-per-task=4 FILE',
             '# What did not finish goes on: print this script again with the same command, and submit that.',
             f'#SBATCH --job-name={re.sub(r"[^A-Za-z0-9._-]", "-", folder.name)}',
             f'#SBATCH --array=0-{len(left) - 1}',
             '#SBATCH --gres=gpu:1',
-            f'#SBATCH --output="{folder}/slurm-%A_%a.txt"',
+            f'#SBATCH --output="{output}/slurm-%A_%a.txt"',
             '# started again by Slurm a run would begin anew, over its checkpoints',
             '#SBATCH --no-requeue',
             f'cd {shlex.quote(str(Path.cwd()))} || exit 1',
@@ -678,7 +727,13 @@ def slurm_script(jobs: Sequence[Job], folder: Path, after: str) -> str:
             f'*) echo "SLURM_ARRAY_TASK_ID must be 0 to {len(left) - 1}" >&2; exit 2 ;;',
             'esac',
             '# When all have ended:',
-            f'#     {after}',
+            *(f'#     {line}' for line in after.splitlines()),
             '',
         ]
     )
+
+
+def _locked(job: Job) -> str:
+    """A run's line of a script: it holds the lock on its output, so that no other start of it begins beside it."""
+    run = ['flock', '--nonblock', str(job.work_dir / CONSOLE), *command(job, goes_on(job))]
+    return f'mkdir -p {shlex.quote(str(job.work_dir))} && exec {shlex.join(run)}'

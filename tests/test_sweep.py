@@ -129,10 +129,30 @@ def test_a_broken_off_run_with_a_checkpoint_is_resumed_and_keeps_its_log(runner)
     runner.run(jobs)
     torch.save({'meta': {}}, runner.folder / 'a/epoch_1.pth')
     whole = (runner.folder / 'a/epoch_1.pth').read_bytes()
-    (runner.folder / 'b/epoch_1.pth').write_bytes(whole[: len(whole) // 2])
+    (runner.folder / 'b/epoch_1.pth').write_bytes(whole[: len(whole) // 2])  # killed while it wrote its first one
     assert runner.run(runner.jobs(a='fine', b='fine')) == []
     assert [runner.starts(name)[1].split()[0] for name in 'ab'] == ['True', 'False']
     assert [len(list((runner.folder / name).glob('*/vis_data'))) for name in 'ab'] == [2, 1]
+
+
+def test_a_run_whose_checkpoints_cannot_be_read_is_left_as_it_is_and_named(runner):
+    """An error of a network disk looks like this too: nothing that was logged may go."""
+    import torch
+
+    runner.run(runner.jobs(a='crash', b='crash'))
+    torch.save({'meta': {}}, runner.folder / 'a/epoch_1.pth')
+    whole = (runner.folder / 'a/epoch_1.pth').read_bytes()
+    (runner.folder / 'a/epoch_1.pth').write_bytes(whole[: len(whole) // 2])
+    (runner.folder / 'a/last_checkpoint').write_text('epoch_1.pth')
+    before, lines = sorted((runner.folder / 'a').rglob('*')), []
+    crashed = runner.run(runner.jobs(a='fine', b='fine'), tell=lines.append)
+    assert len(crashed) == 1
+    assert re.search(rf'(?s)^a: .*is damaged.*To begin a anew, remove {re.escape(str(runner.folder / "a"))}\.', crashed[0])
+    assert lines[0] == 'a: is not started.'
+    assert sorted((runner.folder / 'a').rglob('*')) == before
+    assert len(runner.starts('b')) == 2
+    with pytest.raises(InputError, match='is damaged'):
+        sweep.slurm_script(runner.jobs(a='fine'), runner.folder, 'mmext compare x')
 
 
 def test_as_many_at_a_time_as_slots_each_with_its_device(runner):
@@ -200,7 +220,7 @@ def test_what_a_killed_command_left_training_is_waited_for_and_not_started_twice
             os.killpg(os.getpgid(left['b']), signal.SIGKILL)
 
     assert runner.run(runner.jobs(a='fine', b='fine'), [{}, {}], tell) == []
-    words = 'is still training, of an earlier start of this command. It is waited for.'
+    words = 'is still training, of an earlier start. It is waited for.'
     assert lines[:2] == [f'a {words}', f'b {words}']
     assert 'a: finished, mask AP 0.250. ' in ' '.join(lines)
     assert [len(runner.starts(name)) for name in 'ab'] == [1, 2]
@@ -250,6 +270,17 @@ def test_values_are_what_cfg_options_makes_of_them():
     ]
 
 
+@pytest.mark.parametrize('text', ['[1,2', '1]', '(1', "'a", ']1['])
+def test_brackets_and_quotes_that_do_not_close(text):
+    with pytest.raises(InputError, match='its brackets and quotes do not close'):
+        sweep.parse_setting(f'a.b={text}')
+
+
+def test_brackets_of_two_kinds_that_do_not_match():
+    with pytest.raises(InputError, match=r"^'\(1\]': Imbalanced brackets"):
+        sweep.parse_value('(1]')
+
+
 @pytest.mark.parametrize('setting', ['a.b', 'a.b=', 'a.b=1,', '=1', ''])
 def test_what_is_no_setting(setting):
     with pytest.raises(InputError, match='is not KEY=VALUE,VALUE, such as'):
@@ -264,6 +295,12 @@ def test_every_combination_has_a_short_name_of_its_own(tmp_path):
     both = sweep.sweep_jobs({KEY: ['5'], KEY.replace('roi', 'rpn'): ['2']}, {}, tmp_path)
     assert both[0].name == 'roi_head.lr_mult=5_rpn_head.lr_mult=2'
     assert sweep.sweep_jobs({'load_from': ["'/a b/c.pth'"]}, {}, tmp_path)[0].name == 'load_from=a-b-c.pth'
+    signs = sweep.sweep_jobs({KEY: ['-1', '1', '+1']}, {}, tmp_path)
+    assert [job.name for job in signs] == ['lr_mult=-1', 'lr_mult=1', 'lr_mult=+1']
+    paths = [f'/{letter}{"/long" * 20}/c.pth' for letter in 'ab']
+    names = [job.name for job in sweep.sweep_jobs({'load_from': paths}, {}, tmp_path)]
+    assert len(set(names)) == 2
+    assert all(name.endswith('-long-c.pth') and len(name) == len('load_from=') + 40 for name in names)
     with pytest.raises(InputError, match=r'several runs would have the name lr_mult=5\. Give each value once'):
         sweep.sweep_jobs({KEY: ['5', '5']}, {}, tmp_path)
 
@@ -422,6 +459,15 @@ def test_the_script_for_slurm_runs_what_the_runner_would(runner, monkeypatch):
         environment = {**os.environ, 'SLURM_ARRAY_TASK_ID': str(number)}
         done = subprocess.run(['bash', file], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines() == sweep.command(job, resume=False)[1:]
+    with (jobs[2].work_dir / sweep.CONSOLE).open('ab') as console:  # as a training holds it
+        fcntl.flock(console, fcntl.LOCK_EX)
+        done = subprocess.run(['bash', file], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, '')
+        again = sweep.slurm_script(jobs, folder, 'mmext compare x')
+        assert '#SBATCH --array=0-0\n' in again
+        assert 'the others are finished or still training (x=3)' in again
+        with pytest.raises(InputError, match='x=3: still training, and all others are finished'):
+            sweep.slurm_script(jobs[1:], folder, 'mmext compare x')
     for wrong in ('2', ''):
         done = subprocess.run(
             ['bash', file], env={**os.environ, 'SLURM_ARRAY_TASK_ID': wrong}, capture_output=True, text=True
@@ -430,3 +476,12 @@ def test_the_script_for_slurm_runs_what_the_runner_would(runner, monkeypatch):
     assert file.read_text().rstrip().endswith('#     mmext compare x')
     with pytest.raises(InputError, match=r'All 1 runs are finished. Gather the results: mmext compare x'):
         sweep.slurm_script([jobs[1]], folder, 'mmext compare x')
+
+
+def test_what_slurm_reads_in_its_lines_is_escaped(tmp_path):
+    jobs = [sweep.Job('a', {}, tmp_path / 'a.py', tmp_path / 'a')]
+    script = sweep.slurm_script(jobs, tmp_path / '50%', 'mmext x\nrm y')
+    assert f'#SBATCH --output="{tmp_path}/50%%/slurm-%A_%a.txt"' in script
+    assert script.endswith('#     mmext x\n#     rm y\n')
+    with pytest.raises(InputError, match='has a quote or a line break in it'):
+        sweep.slurm_script(jobs, tmp_path / 'a"b', 'mmext x')
