@@ -344,37 +344,31 @@ def split_values(text: str) -> list[str]:
     """At the commas that stand in no brackets and no quotes.
 
     Raises:
-        InputError: a bracket or a quote is opened and not closed, or closed and not opened.
+        InputError: brackets or quotes do not match.
     """
-    parts, depth, quote = [''], 0, ''
+    parts, inside, quote = [''], [], ''
     for letter in text:
         if quote:
             quote = '' if letter == quote else quote
         elif letter in '\'"':
             quote = letter
-        else:
-            depth += (letter in '([') - (letter in ')]')
-        if depth < 0:
+        elif letter in '([':
+            inside.append(letter)
+        elif letter in ')]' and (not inside or inside.pop() + letter not in ('()', '[]')):
+            inside.append(letter)
             break
-        if letter == ',' and not depth and not quote:
+        if letter == ',' and not inside and not quote:
             parts.append('')
         else:
             parts[-1] += letter
-    if depth or quote:
-        raise InputError(f'{text!r}: its brackets and quotes do not close, as in [1,2],[3,4].')
+    if inside or quote:
+        raise InputError(f'{text!r}: its brackets or quotes do not match, as they do in [1,2],[3,4].')
     return [part.strip() for part in parts]
 
 
 def parse_value(text: str) -> object:
-    """A value as ``--cfg-options`` reads it.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return DictAction._parse_iterable(text)
-    except AssertionError as error:  # MMEngine's, of brackets that do not match, such as ([1)
-        raise InputError(f'{text!r}: {error}.') from None
+    """A value as ``--cfg-options`` reads it; its brackets match."""
+    return DictAction._parse_iterable(text)
 
 
 def unknown_key(cfg: Config, key: str) -> str | None:

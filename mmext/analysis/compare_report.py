@@ -345,7 +345,7 @@ def _noise(comparison: Comparison, width: int | None) -> list[Sheet]:
         f'false {second}',
         'effect',
     )
-    images = Sheet('Images that changed most', headings, changed, frozenset({0}))
+    images = Sheet('Images that changed most (found at any score, false from 0.5 on)', headings, changed, frozenset({0}))
     found = [numbers, images] if changed else [numbers]
     return found if width is None else [sheet.fitted(width) for sheet in found]
 

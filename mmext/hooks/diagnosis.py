@@ -1,5 +1,6 @@
 """Diagnose a training by its own log: the verdict at its end, and a line of warning while it runs."""
 
+import shlex
 import time
 import traceback
 from pathlib import Path
@@ -48,7 +49,7 @@ class DiagnosisHook(Hook):
             return
         self._warn(runner, diagnosis)
         if diagnosis.status != NOT_ENOUGH:
-            runner.logger.info(f'Diagnosis: {diagnosis.verdict} See `mmext diagnose {runner.work_dir}`.')
+            runner.logger.info(f'Diagnosis: {diagnosis.verdict} See `mmext diagnose {shlex.quote(str(runner.work_dir))}`.')
         folder = Path(runner.log_dir)
         try:
             diagnosis.write(folder / 'diagnosis.json')

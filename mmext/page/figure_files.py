@@ -113,7 +113,9 @@ def _panel(axis, panel: Panel, section: Section) -> None:
     elif panel.scale == LOG:
         _log_axis(axis, panel)
     else:
-        axis.set_ylim(bottom=0)
+        # matplotlib leaves a margin by the range of the values: of values that are alike it would cut their points
+        top = axis.dataLim.y1
+        axis.set_ylim(0, 1.06 * top if 0 < top < float('inf') else None)
 
 
 def _log_axis(axis, panel: Panel) -> None:

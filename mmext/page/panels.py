@@ -137,9 +137,9 @@ def _shares(runs: Sequence[Digest]) -> Section:
     if shaded:
         low, high = MASK_BAND
         note += (
-            f' In the paler band, {low:.0%} to {high:.0%}, the upper edge of the mask share mostly ends (below, masks are '
-            'undertrained; above, they struggle). It is for orientation, and for Mask R-CNN with cross-entropy masks and '
-            'weights of 1.'
+            f' In the paler band, {low:.0%} to {high:.0%}, the upper edge of the mask share is said to end. Above it masks '
+            'struggle; below it good masks lie as often as undertrained ones. It is for orientation, and for Mask R-CNN '
+            'with cross-entropy masks and weights of 1.'
         )
     return Section('shares', 'Shares of the total loss', note, _filled(panels), tuple(_ordered(every, _FAMILIES)))
 

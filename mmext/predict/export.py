@@ -199,11 +199,11 @@ def _text_rle(rle: Mapping) -> dict:
 
 
 def overlay(picture: np.ndarray, instances: Instances, scale: float = 1.0) -> np.ndarray:
-    """The picture with each instance filled and outlined in its class's colour, its score beside it, and the classes' names.
+    """The picture with each instance filled and outlined in its class's colour, its number, and the classes' names.
 
     Args:
         picture: (h, w, 3) uint8 BGR, at ``scale`` of the original's size.
-        instances: in pixels of the original image; the best is drawn last.
+        instances: in pixels of the original image; the best is drawn last. Their numbers are those of the table.
         scale: not above 1.
 
     Returns:
@@ -229,7 +229,7 @@ def overlay(picture: np.ndarray, instances: Instances, scale: float = 1.0) -> np
         cv2.drawContours(shown, edges, -1, colour.tolist(), 1, cv2.LINE_AA)
     for i in range(len(instances))[::-1]:
         x1, y1 = (instances.boxes[i, :2] * scale).round().astype(int).tolist()
-        _write(shown, f'{float(instances.scores[i]):.2f}', x1, max(y1, _FONT_PX))
+        _write(shown, str(i + 1), x1, max(y1, _FONT_PX))
     return np.concatenate([shown, _legend(instances, shown.shape[1])])
 
 

@@ -228,7 +228,7 @@ def test_two_runs_by_their_predictions(two, tmp_path):
     assert 'two is better' in '\n'.join(remarks(answer))
     titles = [sheet.title for sheet in sheets(answer)]
     assert any(title.startswith('By the predictions of the best validation of each') for title in titles)
-    assert 'Images that changed most' in titles
+    assert 'Images that changed most (found at any score, false from 0.5 on)' in titles
     assert json.loads(answer.to_json())['noise']['verdict'] == 'better'
     assert '| image | objects |' in to_markdown(answer)
 
