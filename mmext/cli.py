@@ -514,6 +514,9 @@ def cross_validate(
     crashed = [] if collect else _run(plan, jobs, devices, slurm, dry_run, f'{_typed("--slurm")} --collect')
     if crashed is None:
         return
+    if crashed and not any(runs.is_finished(job) for job in plan.jobs):
+        _say_crashes(crashed)
+        ctx.exit(1)
     answer = put_together([job.work_dir for job in plan.jobs], plan.folds.coco.path, plan.folder, metric, at)
     answer.print()
     if json_file:
@@ -541,6 +544,7 @@ def _run(plan, jobs: int | None, devices: str | None, slurm: bool, dry_run: bool
         for job in plan.jobs:
             state = '# finished: ' if runs.is_finished(job) else ''
             click.echo(state + shlex.join(runs.command(job, not state and runs.goes_on(job))))
+        click.echo('The config files are written by the same command without --dry-run.', err=True)
         return None
     plan.write()
     if slurm:
@@ -660,7 +664,7 @@ def sweep(
     metavar='ANN',
     help='COCO file of these images: compare counts, lengths and areas with it.',
 )
-@click.option('--force', is_flag=True, help='Start anew where DIR has predictions made with other settings.')
+@click.option('--force', is_flag=True, help='Start anew where DIR has predictions of other settings or images.')
 @_CFG_OPTIONS
 @click.pass_context
 def predict(ctx, config, checkpoint, images, out, formats, score_thr, classes, cfg_options, **settings) -> None:
@@ -697,7 +701,10 @@ def predict(ctx, config, checkpoint, images, out, formats, score_thr, classes, c
         click.echo(f'{len(outcome.failed)} images could not be used:', err=True)
         for image, reason in outcome.failed:
             click.echo(f'  {reason if str(image.path) in reason else f"{image.path}: {reason}"}', err=True)
-    ctx.exit(1 if outcome.failed else 0)
+    if outcome.crashes:
+        click.echo('\nmmext crashed. That is a defect of mmext: please report it with these lines.', err=True)
+        click.echo(outcome.crashes[0], err=True, nl=False)
+    ctx.exit(70 if outcome.crashes else 1 if outcome.failed else 0)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

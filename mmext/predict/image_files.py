@@ -5,17 +5,19 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from mmext.errors import InputError, some
 
+_CHECKPOINTS = ('.pth', '.pt', '.ckpt')
 SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg', '.bmp', '.webp', '.ppm', '.pgm')
 
 
 @dataclass(frozen=True)
 class ImageFile:
     """An image: ``path``; ``file_name`` as COCO writes it, relative to the folder that all share; ``name`` of its output:
-    the same without the suffix, unless another image differs in the suffix alone."""
+    the same without the suffix, unless another image would have that name too; no two have one, in capitals or not."""
 
     path: Path
     file_name: str
@@ -30,7 +32,7 @@ def find_images(arguments: Sequence[str | Path], out: Path) -> list[ImageFile]:
     named is taken whatever its suffix is.
 
     Raises:
-        InputError: something is not there; there is no image.
+        InputError: something is not there, or is a checkpoint; there is no image.
     """
     found: dict[Path, Path] = {}
     bases, lost = [], []
@@ -40,6 +42,9 @@ def find_images(arguments: Sequence[str | Path], out: Path) -> list[ImageFile]:
             bases.append(path.resolve())
             images = _in_folder(path, out)
         elif path.is_file():
+            if path.suffix.lower() in _CHECKPOINTS:
+                # best_*.pth may fit two files, of which the shell makes two words
+                raise InputError(f'{argument}: a checkpoint among the images. One is wanted, right after CONFIG.')
             images = [path]
         else:
             # Path.glob takes no absolute pattern
@@ -76,14 +81,35 @@ def _hidden(path: Path) -> bool:
 
 def _named(found: dict[Path, Path], root: Path) -> list[ImageFile]:
     # a link that leads out of the folder has a name of its own
-    relative = {resolved: Path(os.path.relpath(resolved, root)) for resolved in found}
-    file_names = {resolved: path.as_posix().replace('../', '__/') for resolved, path in relative.items()}
-    # a disk that does not tell capitals from small letters would write two images into one file
-    stems = {resolved: Path(name).with_suffix('').as_posix() for resolved, name in file_names.items()}
-    many = Counter(stem.casefold() for stem in stems.values())
-    return [
-        ImageFile(
-            path, file_names[resolved], stems[resolved] if many[stems[resolved].casefold()] == 1 else file_names[resolved]
-        )
-        for resolved, path in found.items()
-    ]
+    parts = {resolved: Path(os.path.relpath(resolved, root)).parts for resolved in found}
+    up = '__'
+    while any(up in one for one in parts.values()):
+        up += '_'
+    file_names = {resolved: '/'.join(up if part == '..' else part for part in one) for resolved, one in parts.items()}
+    names = dict(zip(file_names, _unique(list(file_names.values())), strict=True))
+    return [ImageFile(path, file_names[resolved], names[resolved]) for resolved, path in found.items()]
+
+
+def _unique(file_names: Sequence[str]) -> list[str]:
+    """A name for each: without the suffix, or with it where others have that name, or else with a number.
+
+    A disk that does not tell capitals from small letters would write two images into one file, so that they tell no names
+    apart. Which name a file has depends on the others, and not on their order.
+    """
+    names = [Path(name).with_suffix('').as_posix() for name in file_names]
+    while True:
+        many = Counter(name.casefold() for name in names)
+        # a.png beside a.tif takes the name that a.png.tif has had, so it is looked at again
+        short = [i for i, name in enumerate(names) if many[name.casefold()] > 1 and name != file_names[i]]
+        if not short:
+            break
+        for i in short:
+            names[i] = file_names[i]
+    taken = set(many)
+    first = set()
+    for i in sorted(range(len(names)), key=lambda i: file_names[i]):
+        if names[i].casefold() in first:
+            names[i] = next(name for number in count(2) if (name := f'{file_names[i]}~{number}').casefold() not in taken)
+        taken.add(names[i].casefold())
+        first.add(names[i].casefold())
+    return names

@@ -104,18 +104,42 @@ def compare_with_truth(
 
     Returns:
         The report, and a remark where images could not be compared.
+
+    Raises:
+        InputError: each image has another size than the annotation file says.
     """
     whole = _truth(truth, class_names)
+    sizes = {image['id']: (image['height'], image['width']) for image in truth.coco.images}
+    known = [name for name in found if name in truth.of_file]
+    other = {
+        name: f'{name} ({_shown(found[name].size)}, in the file {_shown(sizes[truth.of_file[name]])})'
+        for name in known
+        if tuple(found[name].size) != sizes[truth.of_file[name]]
+    }
+    if other and len(other) == len(known):
+        raise InputError(
+            f'--truth: {truth.coco.path} has other sizes for all images, width by height: {some(other.values())}. Give the '
+            'annotations of the images as they are predicted.'
+        )
     pairs = [
         ImagePair(
             name, _true(whole, truth.of_file[name], class_names, pixel_size), _found(found[name], rows[name], class_names)
         )
-        for name in found
-        if name in truth.of_file
+        for name in known
+        if name not in other
     ]
-    left = len(found) - len(pairs)
+    left = len(found) - len(known)
     remarks = [f'{left} of {len(found)} images are not in {truth.coco.path} and are not compared.'] if left else []
+    if other:
+        remarks.append(
+            f'{len(other)} of {len(found)} images have another size in {truth.coco.path} and are not compared, width by '
+            f'height: {", ".join(other.values())}.'
+        )
     return compare(pairs, class_names), remarks
+
+
+def _shown(size: Sequence[int]) -> str:
+    return f'{size[1]}×{size[0]}'
 
 
 def _true(truth: Truth, image_id: int, class_names: Sequence[str], pixel_size: PixelSize | None) -> Measured:
@@ -164,11 +188,11 @@ def _with_unit(name: str, pixel_size: PixelSize | None) -> str:
     return f'{name} {unit}'
 
 
-def lines_of(report: Report, images: int) -> list[str]:
+def lines_of(report: Report) -> list[str]:
     """A line for each class: how many there are and were found, the bias a image with its limits, splits and merges."""
     counts = {one.name: one for one in report.agreements if one.quantity == 'count'}
     return [
-        f'Predicted against true, {images} images:',
+        f'Predicted against true, {len({row.image for row in report.images})} images:',
         *(_line(counts[name], errors) for name, errors in report.errors.items()),
     ]
 

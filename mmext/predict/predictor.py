@@ -3,9 +3,11 @@
 import contextlib
 import copy
 import io
+import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +30,12 @@ from mmext.transforms.load_microscope_image import LoadMicroscopeImage
 
 Image = str | Path | np.ndarray
 Loaded = dict
+Found = TypeVar('Found')
+
+
+class NoMasksError(InputError):
+    """A model that finds boxes alone: of no image there will be a mask."""
+
 
 # so little under the threshold that the model itself may leave out what is below: it compares in single precision
 _SLACK = 1e-4
@@ -45,8 +53,9 @@ class Predictor:
         config: a config file, the name of a recipe, or a Config.
         checkpoint: a file with the weights of its model.
         device: of torch, such as ``cuda:1``; None takes the GPU if there is one.
-        batch_size: images in a forward pass. Only images of one size at the network's input share it, since padding to a
-            larger one would change what is found; so the rest of the list has no say in an image's result.
+        batch_size: images in a forward pass. A list is taken so many images at a time, as they stand in it, and those of
+            them that have one size at the network's input share a pass, since padding to a larger one would change what is
+            found. So many images are held at a time, too.
         score_thr: detections of this score and more are kept: a number, or one for each class by name; None: all that the
             config keeps.
         mask_thr: probability from which a pixel belongs to the mask, at full size; None: the config's, which is 0.5 in
@@ -110,8 +119,8 @@ class Predictor:
             kept = self._least[sorted(self._kept)]
             self.model.roi_head.test_cfg['score_thr'] = max(self._own_threshold, float(kept.min()) - _SLACK)
 
-    def __call__(self, images: Image | Sequence[Image]) -> list[dict]:
-        """Find the instances of images.
+    def __call__(self, images: Image | Iterable[Image]) -> list[dict]:
+        """Find the instances of images; of them a batch is held at a time, and the results.
 
         Args:
             images: paths, or arrays in the order that cv2.imread gives: (H, W, 3) blue, green, red, or (H, W) grey. Arrays
@@ -125,11 +134,11 @@ class Predictor:
             InputError: an image that cannot be read.
         """
         images = [images] if isinstance(images, (str, Path, np.ndarray)) else images
-        return [self._arrays(sample) for sample in self._samples([self.load(image) for image in images])]
+        return self._of_images(images, self._arrays)
 
-    def instances(self, images: Sequence[Image]) -> list[Instances]:
+    def instances(self, images: Iterable[Image]) -> list[Instances]:
         """As calling it, with masks as RLE, whose memory follows the objects and not the images."""
-        return self.find([self.load(image) for image in images])
+        return self._of_images(images, self._instances)
 
     def load(self, image: Image) -> Loaded:
         """An image through the test pipeline: input for :meth:`find`.
@@ -157,7 +166,7 @@ class Predictor:
 
     def find(self, loaded: Sequence[Loaded]) -> list[Instances]:
         """The instances of loaded images."""
-        return [self._instances(sample) for sample in self._samples(loaded)]
+        return self._found(loaded, self._instances)
 
     def read(self, image: str | Path) -> np.ndarray:
         """The picture of a file as the network's pipeline loads it: (H, W, 3) uint8 BGR at its original size.
@@ -186,20 +195,31 @@ class Predictor:
                 raise InputError(f'the test pipeline cannot be built: {type(error).__name__}: {error}') from error
         return self._own.transforms
 
-    @torch.no_grad()
-    def _samples(self, loaded: Sequence[Loaded]) -> list[DetDataSample]:
-        """The model's answers, batch after batch."""
+    def _of_images(self, images: Iterable[Image], convert: Callable[[DetDataSample], Found]) -> list[Found]:
+        found: list[Found] = []
+        coming = iter(images)
+        while batch := list(itertools.islice(coming, self.batch_size)):
+            found += self._found([self.load(image) for image in batch], convert)
+        return found
+
+    def _found(self, loaded: Sequence[Loaded], convert: Callable[[DetDataSample], Found]) -> list[Found]:
+        """The model's answers, batch after batch; only what ``convert`` makes of them is kept."""
         found: list = [None] * len(loaded)
         for places in batches([tuple(one['inputs'].shape) for one in loaded], self.batch_size):
-            with self._network:
-                answers = self.model.test_step(pseudo_collate([loaded[place] for place in places]))
-            for place, answer in zip(places, answers, strict=True):
-                if 'masks' not in answer.pred_instances:
-                    raise InputError(
-                        f'{type(self.model).__name__} finds boxes and no masks; give a config with a mask head.'
-                    )
-                found[place] = answer
+            # no name here holds the answers, so that the next pass has their memory
+            results = [convert(answer) for answer in self._answers([loaded[place] for place in places])]
+            for place, result in zip(places, results, strict=True):
+                found[place] = result
         return found
+
+    @torch.no_grad()
+    def _answers(self, batch: Sequence[Loaded]) -> list[DetDataSample]:
+        """The model's answers to images of one size, in one pass."""
+        with self._network:
+            answers = self.model.test_step(pseudo_collate(batch))
+        if any('masks' not in answer.pred_instances for answer in answers):
+            raise NoMasksError(f'{type(self.model).__name__} finds boxes and no masks; give a config with a mask head.')
+        return answers
 
     def _chosen(self, sample: DetDataSample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Places of the detections that are kept, best score first, and labels and scores of all."""
@@ -238,12 +258,14 @@ class Predictor:
 
 
 def batches(shapes: Sequence[tuple], batch_size: int) -> list[list[int]]:
-    """Places of a list in batches of one shape each, in the order of the list where shapes allow it."""
-    of_shape: dict[tuple, list[int]] = {}
-    for place, shape in enumerate(shapes):
-        of_shape.setdefault(shape, []).append(place)
-    cut = [places[i : i + batch_size] for places in of_shape.values() for i in range(0, len(places), batch_size)]
-    return sorted(cut)
+    """Places of a list in batches of one shape each: of ``batch_size`` neighbours in the list those that share a shape."""
+    found = []
+    for start in range(0, len(shapes), batch_size):
+        of_shape: dict[tuple, list[int]] = {}
+        for place, shape in enumerate(shapes[start : start + batch_size], start):
+            of_shape.setdefault(shape, []).append(place)
+        found += of_shape.values()
+    return found
 
 
 def _have_area(boxes: np.ndarray) -> np.ndarray:

@@ -4,11 +4,13 @@ No torch until the images are found.
 """
 
 import json
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +20,17 @@ from mmext.predict import export, lab_report
 from mmext.predict.image_files import ImageFile, find_images
 from mmext.predict.instances import Instances
 from mmext.predict.measure import columns, parse_pixel_size, summary, summary_columns, table
-from mmext.predict.records import keep_settings, read_record, record_path, text_hash, to_record
+from mmext.predict.records import (
+    check_names,
+    keep_settings,
+    read_record,
+    record_path,
+    stamp_of,
+    text_hash,
+    to_record,
+    write_joined,
+)
+from mmext.predict.tiles import tile_grid
 
 AUTO = 'auto'
 # one file an image, in a folder of this name with these suffixes
@@ -59,11 +71,37 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """``failed``: images that could not be used, with the reason; ``files`` written of all images; ``lines`` to show."""
+    """``failed``: images that could not be used, with the reason; ``files`` written of all images; ``lines`` to show;
+    ``crashes``: the traceback of each failure that is a fault of ours and not of an image."""
 
     failed: list[tuple[ImageFile, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
+
+    def fail(self, image: ImageFile, failure: 'Failure') -> None:
+        """Note an image that could not be used."""
+        self.failed.append((image, failure.reason))
+        if failure.crash:
+            self.crashes.append(failure.crash)
+
+
+class Failure(NamedTuple):
+    """Why something could not be done; ``crash``: the traceback, where that is a fault of ours."""
+
+    reason: str
+    crash: str | None = None
+
+
+class _Result(NamedTuple):
+    """Of an image: ``instances``, or the ``failure`` in their place; ``kept``: they are from its record; ``stamp``: which
+    state of the file they are of, see :func:`mmext.predict.records.stamp_of`."""
+
+    image: ImageFile
+    instances: Instances | None
+    failure: Failure | None
+    kept: bool
+    stamp: tuple[int, int] | None
 
 
 def predict(
@@ -85,27 +123,34 @@ def predict(
         progress: takes (what, done, all).
 
     Raises:
-        InputError: no image, or settings that cannot be; those of an earlier start in ``out`` were other ones. What is wrong
-            with one image is in the outcome.
+        InputError: no image, or settings that cannot be; those of an earlier start in ``out`` were other ones, or its images
+            others of the same name. What is wrong with one image is in the outcome.
     """
     formats = check_formats(settings.formats)
+    if settings.tile:
+        tile_grid((1, 1), settings.tile, settings.overlap)
     images = find_images(arguments, out)
+    if not settings.force:
+        check_names(out, images)
     joined = _Joined(out, formats, settings, images)
     predictor = _predictor(settings, remark)
+    if settings.tile:
+        _check_loader(predictor.loader)
     joined.check_classes(predictor.class_names)
     keep_settings(out, _fingerprint(predictor, settings), settings.force, tuple(folder for folder, _ in FOLDERS.values()))
-    outcome = Outcome()
-    for done, (image, instances, reason) in enumerate(_found(predictor, images, out, settings, progress), 1):
-        if instances is not None:
-            reason = _written(predictor, image, instances, out, formats, settings)
-        if reason is None:
-            say(line_of(image, instances))
+    outcome, known = Outcome(), 0
+    for done, result in enumerate(_found(predictor, images, out, settings, progress), 1):
+        failure = result.failure or _written(predictor, result, out, formats, settings)
+        if failure is None:
+            say(line_of(result.image, result.instances))
         else:
-            outcome.failed.append((image, reason))
+            outcome.fail(result.image, failure)
+        known += result.kept
         if progress:
             progress('images', done, len(images))
-    lost = {image for image, _ in outcome.failed}
-    outcome.files, outcome.lines = joined.write([image for image in images if image not in lost], progress)
+    if known:
+        outcome.lines.append(f'{known} of {len(images)} images were done already.')
+    joined.write(images, outcome, progress)
     return outcome
 
 
@@ -178,12 +223,23 @@ def _fingerprint(predictor, settings: Settings) -> dict:
     }
 
 
+def _check_loader(loader: object) -> None:
+    """Refuse a transform that no window can be read with."""
+    from mmext.transforms.load_microscope_image import LoadMicroscopeImage
+
+    if not isinstance(loader, LoadMicroscopeImage):
+        raise InputError(
+            f'--tile: the config loads images with {type(loader).__name__}, which reads whole ones. Use LoadImageFromFile '
+            'or mmext.LoadMicroscopeImage in its test pipeline.'
+        )
+
+
 # ---- predictions, image by image
 
 
 def _found(
     predictor, images: Sequence[ImageFile], out: Path, settings: Settings, progress: Progress | None
-) -> Iterator[tuple[ImageFile, Instances | None, str | None]]:
+) -> Iterator[_Result]:
     """Each image with its instances, from its record or predicted now, or else with the reason why there are none.
 
     Batches are the same in each start: of one that was broken off, all images are predicted again, since the last digits of
@@ -194,87 +250,155 @@ def _found(
     with ThreadPoolExecutor(1) as reader:
         coming = None
         for number, batch in enumerate(batches):
-            kept = [read_record(out, image) for image in batch]
-            if all(one is not None for one in kept):
-                yield from ((image, one, None) for image, one in zip(batch, kept, strict=True))
+            results = [_kept(out, image) for image in batch]
+            if all(one is not None for one in results):
+                yield from results
                 coming = None
                 continue
             if settings.tile:
-                answers = [_try(lambda image=batch[0]: _tiled(predictor, image, settings, progress))]
+                answers = [_tiled(predictor, batch[0], settings, progress)]
             else:
                 loaded = coming.result() if coming else _load(predictor, batch)
                 following = batches[number + 1] if number + 1 < len(batches) else None
                 coming = reader.submit(_load, predictor, following) if following and not _all_done(out, following) else None
                 answers = _answers(predictor, loaded)
-            for image, one, (instances, reason) in zip(batch, kept, answers, strict=True):
-                yield image, one if one is not None else instances, reason
+            yield from (kept or answer for kept, answer in zip(results, answers, strict=True))
+
+
+def _kept(out: Path, image: ImageFile) -> _Result | None:
+    """What the record of an image says."""
+    stamp, _ = _try(lambda: stamp_of(image))
+    instances = read_record(out, image)
+    return None if instances is None or stamp is None else _Result(image, instances, None, True, stamp)
 
 
 def _all_done(out: Path, images: Sequence[ImageFile]) -> bool:
     return all(record_path(out, image).exists() for image in images)
 
 
-def _load(predictor, images: Sequence[ImageFile]) -> list[tuple[object, str | None]]:
-    return [_try(lambda image=image: predictor.load(image.path)) for image in images]
+class _Loaded(NamedTuple):
+    """An image that was read, or the ``failure`` to, and which state of the file it is."""
+
+    image: ImageFile
+    content: dict | None
+    failure: Failure | None
+    stamp: tuple[int, int] | None
 
 
-def _answers(predictor, loaded: Sequence[tuple[object, str | None]]) -> list[tuple[Instances | None, str | None]]:
+def _load(predictor, images: Sequence[ImageFile]) -> list[_Loaded]:
+    return [_load_one(predictor, image) for image in images]
+
+
+def _load_one(predictor, image: ImageFile) -> _Loaded:
+    # before it is read: an image that is replaced meanwhile is then seen as changed
+    stamp, failure = _try(lambda: stamp_of(image))
+    content = None
+    if failure is None:
+        content, failure = _try(lambda: _reading(lambda: predictor.load(image.path)))
+    return _Loaded(image, content, failure, stamp)
+
+
+def _answers(predictor, loaded: Sequence[_Loaded]) -> list[_Result]:
     """Instances of those that could be loaded; if a batch fails, each image by itself, so that one spoils no other."""
-    good = [place for place, (_, reason) in enumerate(loaded) if reason is None]
-    together, reason = _try(lambda: predictor.find([loaded[place][0] for place in good]))
-    if reason is None:
-        each = [(one, None) for one in together]
+    good = [one for one in loaded if one.failure is None]
+    together, failure = _try(lambda: predictor.find([one.content for one in good]))
+    if failure is None:
+        each = [(instances, None) for instances in together]
     elif len(good) == 1:
-        each = [(None, reason)]
+        each = [(None, failure)]
     else:
-        single = [_try(lambda place=place: predictor.find([loaded[place][0]])) for place in good]
-        each = [(found and found[0], why) for found, why in single]
-    answers = [(None, why) for _, why in loaded]
-    for place, answer in zip(good, each, strict=True):
-        answers[place] = answer
-    return answers
+        each = [_try(lambda one=one: predictor.find([one.content])[0]) for one in good]
+    coming = iter(each)
+    return [
+        _Result(one.image, *(next(coming) if one.failure is None else (None, one.failure)), False, one.stamp)
+        for one in loaded
+    ]
 
 
-def _try(function: Callable[[], object]) -> tuple[object, str | None]:
-    """What a function gives, or None and why it fails: one bad image never stops the rest."""
+def _try(function: Callable[[], object]) -> tuple[object, Failure | None]:
+    """What a function gives, or None and why it fails: one bad image never stops the rest.
+
+    Raises:
+        NoMasksError: the model is no good for any image.
+    """
+    from mmext.predict.predictor import NoMasksError
+
     try:
         return function(), None
+    except NoMasksError:
+        raise
     except InputError as error:
-        return None, str(error)
-    except Exception as error:  # MMDetection, OpenCV, a lack of memory: of whichever kind
-        return None, f'{type(error).__name__}: {error}'
+        return None, Failure(str(error))
+    except (OSError, MemoryError, RuntimeError) as error:  # torch's lack of memory is a RuntimeError
+        return None, Failure(f'{type(error).__name__}: {error}')
+    except Exception as error:  # nothing of an image makes our own code raise these
+        return None, Failure(f'{type(error).__name__}: {error}', traceback.format_exc())
 
 
-def _tiled(predictor, image: ImageFile, settings: Settings, progress: Progress | None) -> Instances:
+def _reading(function: Callable[[], object]) -> object:
+    """What a function reads of an image. Decoders and transforms raise anything: a fault of the image or of the config."""
+    try:
+        return function()
+    except (InputError, OSError, MemoryError, RuntimeError):
+        raise
+    except Exception as error:
+        raise InputError(f'{type(error).__name__}: {error}') from error
+
+
+def _tiled(predictor, image: ImageFile, settings: Settings, progress: Progress | None) -> _Result:
     from mmext.predict.large_image import LargeImage
     from mmext.predict.tiles import predict_tiled
 
-    large = LargeImage(image.path, predictor.loader)
-    return predict_tiled(
-        lambda tile: predictor.instances([tile])[0], large.read, large.size, settings.tile, settings.overlap, progress
-    )
+    def found() -> Instances:
+        large = _reading(lambda: LargeImage(image.path, predictor.loader))
+        return predict_tiled(
+            lambda tile: predictor.instances([tile])[0],
+            lambda window: _reading(lambda: large.read(window)),
+            large.size,
+            settings.tile,
+            settings.overlap,
+            progress,
+        )
+
+    stamp, failure = _try(lambda: stamp_of(image))
+    instances, failure = (None, failure) if failure else _try(found)
+    return _Result(image, instances, failure, False, stamp)
 
 
 # ---- files of one image
 
 
-def _written(
-    predictor, image: ImageFile, instances: Instances, out: Path, formats: Sequence[str], settings: Settings
-) -> str | None:
+def _written(predictor, result: _Result, out: Path, formats: Sequence[str], settings: Settings) -> Failure | None:
     """Write the files of one image that are not there, its record last; or say why that cannot be."""
-    fresh = read_record(out, image) is None
+    if not result.kept:  # those of formats that are not asked for now would be of an older picture
+        for path in _files_of(out, result.image):
+            path.unlink(missing_ok=True)
+    failure = _write_files(predictor, result, out, formats, settings)
+    stamp, lost = _try(lambda: stamp_of(result.image))
+    if stamp != result.stamp:  # whatever failed, failed for this
+        return lost or Failure(f'{result.image.path}: it was changed while it was predicted. Start again.')
+    if failure is None and not result.kept:
+        write_atomically(to_record(result.image, result.instances, result.stamp), record_path(out, result.image))
+    return failure
+
+
+def _files_of(out: Path, image: ImageFile) -> list[Path]:
+    """All files that an image may have, besides its record."""
+    files = [out / folder / f'{image.name}{suffix}' for folder, suffix in FOLDERS.values()]
+    return [*files, out / FOLDERS['label-map'][0] / f'{image.name}.csv']
+
+
+def _write_files(predictor, result: _Result, out: Path, formats: Sequence[str], settings: Settings) -> Failure | None:
     for name in (name for name in formats if name in FOLDERS):
         folder, suffix = FOLDERS[name]
-        path = out / folder / f'{image.name}{suffix}'
-        if fresh or not path.exists():
+        path = out / folder / f'{result.image.name}{suffix}'
+        if not path.exists():
             # a disk that is full is no fault of the image
-            data, reason = _try(lambda name=name: _bytes_of(name, predictor, image, instances, settings))
-            if reason is not None:
-                return reason
+            data, failure = _try(lambda name=name: _bytes_of(name, predictor, result.image, result.instances, settings))
+            if failure is not None:
+                return failure
             for ending, content in data.items():
                 write_atomically(content, path.with_name(path.name.removesuffix(suffix) + ending))
-    if fresh:
-        write_atomically(to_record(image, instances), record_path(out, image))
     return None
 
 
@@ -285,7 +409,7 @@ def _bytes_of(name: str, predictor, image: ImageFile, instances: Instances, sett
     if name == 'label-map':
         numbers = export.instance_map(instances)
         return {'.csv': export.label_table(instances, numbers).encode(), '.png': export.png_bytes(numbers)}
-    picture, scale = _picture(predictor, image, bool(settings.tile))
+    picture, scale = _reading(lambda: _picture(predictor, image, bool(settings.tile)))
     return {'.png': export.png_bytes(export.overlay(picture, instances, scale))}
 
 
@@ -326,11 +450,61 @@ class _Joined:
         if self.truth:
             lab_report.check_truth(self.truth, self.kept)
 
-    def write(self, images: Sequence[ImageFile], progress: Progress | None) -> tuple[list[Path], list[str]]:
-        """Write them from the records; returns the files, and lines to show."""
-        found = {image.file_name: self._of(image) for image in images}
+    def write(self, images: Sequence[ImageFile], outcome: Outcome, progress: Progress | None) -> None:
+        """Write them from the records of the images that have not failed; those that do now, and what is to be told, go to
+        the outcome.
+
+        Raises:
+            InputError: the annotation file has other sizes for all images. All else is written.
+        """
+        lost = {image for image, _ in outcome.failed}
+        found, rows = self._collect([image for image in images if image not in lost], outcome, progress)
+        self._write(lambda: self._contents(found, rows), outcome)
+        if self.truth and any(name in self.truth.of_file for name in found):
+            self._write(lambda: self._compared(found, rows, outcome), outcome)
+
+    def _write(self, make: Callable[[], dict[str, str]], outcome: Outcome) -> None:
+        try:
+            contents = make()
+        except (InputError, OSError):
+            raise
+        except Exception:  # shown at the end, below the images that failed
+            outcome.crashes.append(traceback.format_exc())
+            return
+        files, lines = write_joined(self.out, contents)
+        outcome.files += files
+        outcome.lines += lines
+
+    def _collect(
+        self, images: Sequence[ImageFile], outcome: Outcome, progress: Progress | None
+    ) -> tuple[dict[str, Instances], dict[str, list[dict]]]:
+        """File name to instances, and to the rows of its table where one is written."""
+        found: dict[str, Instances] = {}
+        rows: dict[str, list[dict]] = {}
+        for number, image in enumerate(images, 1):
+            instances, failure = _try(lambda image=image: self._of(image))
+            if failure is None and ('csv' in self.formats or self.truth):
+                measured, failure = _try(
+                    lambda image=image, instances=instances: table(instances, image.file_name, self.pixel_size)
+                )
+                rows |= {} if failure else {image.file_name: measured}
+                if progress:
+                    progress('measured', number, len(images))
+            if failure is None:
+                found[image.file_name] = instances
+            else:
+                outcome.fail(image, failure)
+        return found, rows
+
+    def _of(self, image: ImageFile) -> Instances:
+        stamp_of(image)  # says that it is gone
+        found = read_record(self.out, image)
+        if found is None:
+            raise InputError(f'{image.path}: it was changed while it was predicted. Start again.')
+        return found
+
+    def _contents(self, found: Mapping[str, Instances], rows: Mapping[str, list[dict]]) -> dict[str, str]:
         contents: dict[str, str] = {}
-        lines: list[str] = []
         if 'coco' in self.formats:
             entries = [(self.ids[name], name, instances) for name, instances in found.items()]
             contents['annotations.json'] = json.dumps(export.coco_annotations(entries, self.class_names, self.category_ids))
@@ -341,32 +515,12 @@ class _Joined:
                 for entry in export.coco_results(instances, self.ids[name], name, self.category_ids)
             ]
             contents['coco_results.json'] = json.dumps(results)
-        if 'csv' in self.formats or self.truth:
-            rows = self._rows(found, progress)
-            if 'csv' in self.formats:
-                contents |= self._tables(rows)
-            if self.truth and any(name in self.truth.of_file for name in found):
-                report, remarks = lab_report.compare_with_truth(self.truth, found, rows, self.kept, self.pixel_size)
-                contents |= lab_report.tables(report, self.pixel_size)
-                compared = sum(name in self.truth.of_file for name in found)
-                lines = [*lab_report.lines_of(report, compared), *remarks]
-        for name, content in contents.items():
-            write_atomically(content.encode(), self.out / name)
-        return [self.out / name for name in contents], lines
+        return contents | (self._tables(rows) if 'csv' in self.formats else {})
 
-    def _of(self, image: ImageFile) -> Instances:
-        found = read_record(self.out, image)
-        if found is None:
-            raise InputError(f'{image.path}: it was changed while it was predicted. Start again.')
-        return found
-
-    def _rows(self, found: Mapping[str, Instances], progress: Progress | None) -> dict[str, list[dict]]:
-        rows = {}
-        for number, (name, instances) in enumerate(found.items(), 1):
-            rows[name] = table(instances, name, self.pixel_size)
-            if progress:
-                progress('measured', number, len(found))
-        return rows
+    def _compared(self, found: Mapping[str, Instances], rows: Mapping[str, list[dict]], outcome: Outcome) -> dict[str, str]:
+        report, remarks = lab_report.compare_with_truth(self.truth, found, rows, self.kept, self.pixel_size)
+        outcome.lines += [*lab_report.lines_of(report), *remarks]
+        return lab_report.tables(report, self.pixel_size)
 
     def _tables(self, rows: Mapping[str, list[dict]]) -> dict[str, str]:
         flat = [row for of_image in rows.values() for row in of_image]

@@ -168,6 +168,233 @@ def test_a_model_that_fails_on_one_image_of_a_batch_predicts_the_others(images, 
     assert len(lines) == 4
 
 
+def test_annotations_that_were_corrected_by_hand_stay(everything, images, ask, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(everything[0], out)
+    (out / 'annotations.json').write_text('corrected')
+    settings = {'formats': FORMATS, 'batch_size': 2, 'pixel_size': '0.5um'}
+    for force in (False, True):
+        outcome = predict([images], out, ask(**settings, force=force), **NOTHING)
+        assert (out / 'annotations.json').read_text() == 'corrected'
+        assert (out / 'annotations.new.json').read_bytes() == (everything[0] / 'annotations.json').read_bytes()
+        *known, kept = outcome.lines
+        assert bool(known) is not force  # by force all are predicted again
+        assert kept == (
+            f'{out}/annotations.json is not as mmext wrote it, so it stays; the new one is {out}/annotations.new.json.'
+        )
+        assert out / 'annotations.new.json' in outcome.files
+        assert out / 'annotations.json' not in outcome.files
+
+
+def test_images_of_the_same_name_in_another_folder_are_refused(images, ask, tmp_path):
+    for folder, name in (('plate1', '0000.png'), ('plate2', '0001.png')):
+        (tmp_path / folder).mkdir()
+        shutil.copy(images / name, tmp_path / folder / 'well.png')
+    out = tmp_path / 'out'
+    predict([tmp_path / 'plate1'], out, ask(formats=('npz', 'csv')), **NOTHING)
+    before = files(out)
+    with pytest.raises(InputError, match=r'plate1/well\.png under the name well, which .*plate2/well\.png.*--force'):
+        predict([tmp_path / 'plate2'], out, ask(formats=('npz', 'csv')), **NOTHING)
+    assert files(out) == before
+    predict([tmp_path / 'plate2'], out, ask(formats=('npz',), force=True), **NOTHING)
+    assert files(out)['npz/well.npz'] != before['npz/well.npz']
+    assert 'instances.csv' not in files(out)  # of other predictions
+
+
+def test_a_second_start_says_what_was_done_already(images, ask, tmp_path):
+    first, second = (predict([images], tmp_path / 'out', ask(formats=('csv',)), **NOTHING) for _ in range(2))
+    assert first.lines == []
+    assert second.lines == ['5 of 5 images were done already.']
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'tile': 32}, 'a tile of 32 px; it must be a whole number from 64'),
+        ({'tile': 256, 'overlap': 0.9}, r'an overlap of 0\.9; it must be a share of the tile'),
+        (
+            {'tile': 256, 'cfg_options': ('test_dataloader.dataset.pipeline.0.color_type=unchanged',)},
+            '--tile: the config loads images with LoadImageFromFile, which reads whole ones',
+        ),
+    ],
+)
+def test_tiles_that_cannot_be_are_no_fault_of_an_image(images, ask, tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        predict([images], tmp_path / 'out', ask(**changes), **NOTHING)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('changes', [{'tile': 256}, {'batch_size': 2}])
+def test_a_model_without_masks_is_no_fault_of_an_image(images, ask, tmp_path, monkeypatch, changes):
+    from mmdet.models.detectors import MaskRCNN
+
+    test_step = MaskRCNN.test_step
+
+    def boxes_alone(self, data):
+        samples = test_step(self, data)
+        for sample in samples:
+            del sample.pred_instances.masks
+        return samples
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskRCNN, 'test_step', boxes_alone)
+        with pytest.raises(InputError, match='MaskRCNN finds boxes and no masks'):
+            predict([images], tmp_path, ask(formats=(), **changes), **NOTHING)
+    outcome = predict([images / '0000.png'], tmp_path, ask(formats=(), score_thr=0.9), **NOTHING)  # nothing was done so far
+    assert outcome.failed == []
+
+
+def reasons(outcome):
+    return {image.file_name: reason for image, reason in outcome.failed}
+
+
+@pytest.mark.parametrize(
+    ('when', 'changes'),
+    [
+        ('when it is done', {}),
+        ('before its turn', {'batch_size': 2}),
+        ('while it is predicted', {'batch_size': 2}),
+        ('while it is predicted', {'tile': 256}),
+    ],
+)
+def test_an_image_that_goes_away_stops_no_other(images, ask, tmp_path, monkeypatch, changes, when):
+    from mmext.predict.predictor import Predictor
+
+    for name in ('0000.png', '0001.png', '0002.png'):
+        (tmp_path / 'images').mkdir(exist_ok=True)
+        shutil.copy(images / name, tmp_path / 'images')
+    gone = tmp_path / 'images' / ('0000.png' if when == 'when it is done' else '0002.png')
+    said, method = [], 'instances' if 'tile' in changes else 'find'
+    original = getattr(Predictor, method)
+
+    def while_predicted(self, loaded):
+        if len(said) == 2:
+            gone.unlink(missing_ok=True)
+        return original(self, loaded)
+
+    def say(line):
+        said.append(line)
+        if when != 'while it is predicted':
+            gone.unlink(missing_ok=True)
+
+    if when == 'while it is predicted':
+        monkeypatch.setattr(Predictor, method, while_predicted)
+    formats = ('csv', 'coco', 'coco-results', 'overlay')
+    outcome = predict([tmp_path / 'images'], tmp_path / 'out', ask(formats=formats, **changes), say, print)
+    assert list(reasons(outcome)) == [gone.name]
+    assert 'it is no longer there' in reasons(outcome)[gone.name]
+    assert outcome.crashes == []
+    left = [path.name for path in sorted((tmp_path / 'images').glob('*.png'))]
+    assert len(left) == 2
+    assert [image['file_name'] for image in read_coco(tmp_path / 'out' / 'annotations.json').images] == left
+    assert {row['image'] for row in rows_of(tmp_path / 'out' / 'summary.csv')} == set(left)
+
+
+@pytest.mark.parametrize('tile', [None, 256])
+def test_an_image_that_is_replaced_while_it_is_predicted_is_not_done(images, ask, tmp_path, monkeypatch, tile):
+    from mmext.predict.predictor import Predictor
+
+    for name in ('a.png', 'b.png'):
+        shutil.copy(images / '0000.png', tmp_path / name)
+    method = 'instances' if tile else 'find'
+    original, small = getattr(Predictor, method), np.zeros((64, 64, 3), np.uint8)
+
+    def replaced(self, loaded):
+        found = original(self, loaded)
+        cv2.imwrite(str(tmp_path / 'a.png'), small)
+        return found
+
+    settings = ask(formats=('csv', 'overlay'), tile=tile)
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, method, replaced)
+        outcome = predict([tmp_path / 'a.png', tmp_path / 'b.png'], tmp_path / 'out', settings, **NOTHING)
+    assert list(reasons(outcome)) == ['a.png']
+    assert 'it was changed while it was predicted. Start again' in reasons(outcome)['a.png']
+    assert outcome.crashes == []
+    assert {row['image'] for row in rows_of(tmp_path / 'out' / 'summary.csv')} == {'b.png'}
+    assert predict([tmp_path / 'a.png', tmp_path / 'b.png'], tmp_path / 'out', settings, **NOTHING).failed == []
+    assert json.loads((tmp_path / 'out' / 'records' / 'a.json').read_text())['size'] == [64, 64]
+    assert cv2.imread(str(tmp_path / 'out' / 'overlays' / 'a.png')).shape[0] < 256
+
+
+def test_files_of_an_older_picture_do_not_stay(images, ask, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copy(images / '0000.png', tmp_path / 'a.png')
+    everything = ('overlay', 'npz', 'label-map')
+    predict([tmp_path / 'a.png'], out, ask(formats=everything), **NOTHING)
+    before = files(out)
+    cv2.imwrite(str(tmp_path / 'a.png'), cv2.imread(str(images / '0001.png')))
+    predict([tmp_path / 'a.png'], out, ask(formats=('csv',)), **NOTHING)
+    of_image = {'overlays/a.png', 'npz/a.npz', 'label_maps/a.png', 'label_maps/a.csv'}
+    assert of_image <= set(before)
+    assert not of_image & set(files(out))
+    predict([tmp_path / 'a.png'], out, ask(formats=everything), **NOTHING)
+    after = files(out)
+    assert all(after[name] != before[name] for name in of_image)
+
+
+def test_a_fault_of_ours_stops_no_other_image_and_is_told(images, ask, tmp_path, monkeypatch):
+    from mmext.predict import run
+
+    overlay = run.export.overlay
+
+    def boom(picture, instances, scale):
+        if len(calls) == 1:
+            calls.append(picture)
+            return None.colours
+        calls.append(picture)
+        return overlay(picture, instances, scale)
+
+    calls = []
+    monkeypatch.setattr(run.export, 'overlay', boom)
+    outcome = predict([images], tmp_path / 'out', ask(), **NOTHING)
+    assert reasons(outcome) == {'0001.png': "AttributeError: 'NoneType' object has no attribute 'colours'"}
+    assert len(outcome.crashes) == 1
+    assert 'in boom' in outcome.crashes[0]
+    assert len(list((tmp_path / 'out' / 'overlays').iterdir())) == 4
+    assert len({row['image'] for row in rows_of(tmp_path / 'out' / 'summary.csv')}) == 4
+
+
+@pytest.mark.parametrize(
+    ('broken', 'failed'),
+    [
+        ('mmext.predict.run.export.overlay', 1),
+        ('mmext.predict.run.table', 1),
+        ('mmext.predict.run.summary', 0),
+        ('mmext.predict.predictor.encoded', 1),
+    ],
+)
+def test_a_fault_of_ours_is_exit_code_70_with_its_traceback(shapes_run, images, tmp_path, monkeypatch, broken, failed):
+    from click.testing import CliRunner
+
+    from mmext.cli import cli
+
+    def boom(*_):
+        return None.colours
+
+    config, checkpoint = shapes_run.parent / 'config.py', shapes_run / 'epoch_1.pth'
+    arguments = ['predict', config, checkpoint, images / '0000.png', '--out', tmp_path / 'out', '--device', 'cpu']
+    monkeypatch.setattr(broken, boom)
+    done = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert done.exit_code == 70, done.output
+    assert done.output.count('Traceback') == 1
+    assert done.output.endswith("AttributeError: 'NoneType' object has no attribute 'colours'\n")
+    assert 'That is a defect of mmext: please report it' in done.output
+    assert ('1 images could not be used' in done.output) == bool(failed)
+
+
+def test_a_transform_that_fails_on_an_image_is_no_fault_of_ours(images, ask, tmp_path, monkeypatch):
+    from mmext.predict.predictor import Predictor
+
+    def load(self, image):
+        raise KeyError('scale')
+
+    monkeypatch.setattr(Predictor, 'load', load)
+    outcome = predict([images / '0000.png'], tmp_path, ask(formats=()), **NOTHING)
+    assert reasons(outcome) == {'0000.png': "KeyError: 'scale'"}
+    assert outcome.crashes == []
+
+
 def test_images_of_the_same_name_keep_files_of_their_own(images, ask, tmp_path):
     for folder, name in (('plate1', '0000.png'), ('plate2', '0001.png')):
         (tmp_path / folder).mkdir()
@@ -210,6 +437,31 @@ def test_against_the_truth(images, ask, tmp_path):
     results = json.loads((tmp_path / 'coco_results.json').read_text())
     ids = {image['file_name']: image['id'] for image in coco.images}
     assert all(one['image_id'] == ids[one['file_name']] for one in results)
+
+
+def test_a_truth_of_images_of_another_size_is_left_out(images, ask, tmp_path):
+    document = json.loads((images / 'annotations.json').read_text())
+    for image in document['images'][:2]:
+        image['width'] *= 2
+    (tmp_path / 'ann.json').write_text(json.dumps(document))
+    settings = ask(formats=('csv',), truth=tmp_path / 'ann.json')
+    outcome = predict([images], tmp_path / 'out', settings, **NOTHING)
+    assert outcome.lines[0] == 'Predicted against true, 3 images:'
+    assert outcome.lines[-1] == (
+        f'2 of 5 images have another size in {tmp_path}/ann.json and are not compared, width by height: '
+        '0000.png (256×256, in the file 512×256), 0001.png (256×256, in the file 512×256).'
+    )
+    compared = {row['image'] for row in rows_of(tmp_path / 'out' / 'agreement_by_image.csv')}
+    assert compared == {'0002.png', '0003.png', '0004.png'}
+    for image in document['images'][2:]:
+        image['height'] += 1
+    (tmp_path / 'ann.json').write_text(json.dumps(document))
+    (tmp_path / 'out' / 'summary.csv').unlink()
+    with pytest.raises(
+        InputError, match=r'ann\.json has other sizes for all images.*0000\.png \(256×256, in the file 512×256'
+    ):
+        predict([images], tmp_path / 'out', settings, **NOTHING)
+    assert (tmp_path / 'out' / 'summary.csv').exists()
 
 
 def test_a_truth_of_other_images_or_classes_is_refused_before_anything_is_predicted(images, ask, tmp_path):
@@ -267,7 +519,7 @@ def test_the_command_prints_a_line_an_image_and_ends_with_1_for_a_bad_one(comman
     assert '1 images could not be used:' in done.stdout
     assert 'bad.tif: not a whole TIFF' in done.stdout
     written = sorted(path.name for path in (tmp_path / 'found').iterdir())
-    assert written == ['instances.csv', 'overlays', 'records', 'settings.json', 'summary.csv']
+    assert written == ['instances.csv', 'overlays', 'records', 'settings.json', 'summary.csv', 'written.json']
 
 
 def test_help_has_examples(run_command):

@@ -1,4 +1,6 @@
+import gc
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -128,9 +130,47 @@ def test_a_neighbour_in_the_batch_has_no_say(config, checkpoint, paths, found, t
 
 def test_batches_are_of_one_shape():
     shapes = [(3, 8, 8), (3, 8, 9), (3, 8, 8), (3, 8, 8), (3, 8, 9)]
-    assert batches(shapes, 2) == [[0, 2], [1, 4], [3]]
+    assert batches(shapes, 2) == [[0], [1], [2, 3], [4]]
+    assert batches(shapes, 4) == [[0, 2, 3], [1], [4]]
+    assert batches(shapes, 9) == [[0, 2, 3], [1, 4]]
     assert batches(shapes, 1) == [[i] for i in range(5)]
     assert batches([], 4) == []
+
+
+@pytest.mark.parametrize('method', ['__call__', 'instances'])
+def test_a_batch_is_held_at_a_time(config, checkpoint, paths, found, monkeypatch, method):
+    predictor = Predictor(config, checkpoint, 'cpu', batch_size=2)
+    load, forward = predictor.load, predictor.model.test_step
+    events, inputs, answers = [], [], []
+
+    def alive(references):
+        gc.collect()
+        return sum(reference() is not None for reference in references)
+
+    def loaded(image):
+        events.append('load')
+        assert alive(answers) == 0
+        one = load(image)
+        inputs.append(weakref.ref(one['inputs']))
+        assert alive(inputs) <= 2
+        return one
+
+    def passed(data):
+        events.append('pass')
+        assert predictor._network.locked()
+        assert alive(answers) == 0
+        samples = forward(data)
+        answers.extend(weakref.ref(sample.pred_instances.masks) for sample in samples)
+        return samples
+
+    monkeypatch.setattr(predictor, 'load', loaded)
+    monkeypatch.setattr(predictor.model, 'test_step', passed)
+    results = getattr(predictor, method)(iter([*paths, *paths[:2]]))  # not a list: nothing is taken from it before its turn
+    assert events == ['load', 'load', 'pass'] * 2 + ['load', 'pass']
+    assert len(answers) == 5
+    for result, every in zip(results, [*found, *found[:2]], strict=True):
+        scores = result['scores'] if method == '__call__' else result.scores
+        assert np.allclose(scores, every['scores'], atol=1e-4)
 
 
 def small_model(recipe, tmp_path, **changes):
