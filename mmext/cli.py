@@ -325,7 +325,11 @@ def _write_page(page, html_file: Path | None, png_folder: Path | None) -> None:
     '--at', type=click.Choice(['best', 'last']), default='best', show_default=True, help='Which validation to show.'
 )
 @click.option('--sort', metavar='COLUMN', help='Order the runs by this, best first.  [default: as given]')
-@click.option('--columns', metavar='NAMES', help='One table of these: state,mask_ap,share_mask. `list` prints all names.')
+@click.option(
+    '--columns',
+    metavar='NAMES',
+    help='One table of these for the first three: state,mask_ap,share_mask. `list` prints all names.',
+)
 @click.option('--csv', 'csv_file', type=_OUT_FILE, metavar='FILE', help='Write every number, a row a run.')
 @click.option('--markdown', 'markdown_file', type=_OUT_FILE, metavar='FILE', help='Write the tables as Markdown.')
 @_HTML
