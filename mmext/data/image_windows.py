@@ -8,7 +8,7 @@ import numpy as np
 
 from mmext.errors import InputError
 
-_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, and BigTIFF of both
+TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, and BigTIFF of both
 _PLAIN, _JPEG = (1, 2), 7  # kinds of TIFF whose pixels are grey values or red, green, blue as they stand; JPEG's become so
 _ORIENTATION = 274  # EXIF's tag, in a TIFF one of its own
 
@@ -65,12 +65,21 @@ def open_windows(path: str | Path) -> ImageWindows:
     """
     path = Path(path)
     try:
-        with path.open('rb') as file:
-            head = file.read(4)
+        tiff = is_tiff(path)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}.') from None
-    found = _open_tiff(path) if head in _TIFF else None
+    found = _open_tiff(path) if tiff else None
     return _open_whole(path) if found is None else found
+
+
+def is_tiff(path: str | Path) -> bool:
+    """Whether a file begins as a TIFF does.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open('rb') as file:
+        return file.read(4) in TIFF
 
 
 def _open_tiff(path: Path) -> ImageWindows | None:

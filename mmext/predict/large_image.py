@@ -7,14 +7,27 @@ import cv2
 import numpy as np
 
 from mmext.data.image_scaling import as_8_bit_bgr, limits_of
-from mmext.data.image_windows import ImageWindows, open_windows
+from mmext.data.image_windows import ImageWindows, is_tiff, open_windows
 from mmext.errors import InputError
 from mmext.predict.seams import Window
-from mmext.transforms.load_microscope_image import LoadMicroscopeImage, is_tiff, layout_of
+from mmext.transforms.load_microscope_image import LoadMicroscopeImage, layout_of
 
 _SIDE = 1024  # px, of the windows that are looked at for limits and overview
 # so many pixels of the whole image say where its grey values lie
 _SAMPLED = 2**22
+
+
+def check_loader(loader: object) -> None:
+    """Refuse a transform that no window can be scaled with.
+
+    Raises:
+        InputError: it is not ours.
+    """
+    if not isinstance(loader, LoadMicroscopeImage):
+        raise InputError(
+            f'--tile: the config loads images with {type(loader).__name__}, which reads whole ones. Use LoadImageFromFile '
+            'or mmext.LoadMicroscopeImage in its test pipeline.'
+        )
 
 
 class LargeImage:
@@ -32,11 +45,7 @@ class LargeImage:
     """
 
     def __init__(self, path: Path, loader: object):
-        if not isinstance(loader, LoadMicroscopeImage):
-            raise InputError(
-                f'--tile: the config loads images with {type(loader).__name__}, which reads whole ones. Use '
-                'LoadImageFromFile or mmext.LoadMicroscopeImage in its test pipeline.'
-            )
+        check_loader(loader)
         self.name, self.loader = str(path), loader
         self.windows: ImageWindows = open_windows(path)
         self.size = self.windows.size

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmext.analysis.predictions import file_hash
 from mmext.atomic_file import write_atomically
 from mmext.errors import InputError
 from mmext.predict.image_files import ImageFile
@@ -174,7 +175,7 @@ def write_joined(out: Path, contents: Mapping[str, str]) -> tuple[list[Path], li
         digest = text_hash(content)
         path = next(path for path in _beside(out / name) if _is_ours(path, hashes.get(path.name, ()), digest))
         # killed between the two files, both are ours; the one that is there is not written again
-        before = [] if not path.exists() else [text_hash(path.read_bytes())]
+        before = [] if not path.exists() else [file_hash(path)]
         if before != [digest]:
             _write_hashes(out, {**hashes, path.name: [*before, digest]})
             write_atomically(content.encode(), path)
@@ -195,7 +196,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _is_ours(path: Path, hashes: Sequence[str], digest: str) -> bool:
-    return not path.exists() or text_hash(path.read_bytes()) in (*hashes, digest)
+    return not path.exists() or file_hash(path) in (*hashes, digest)
 
 
 def _read_hashes(out: Path) -> dict[str, list[str]]:
@@ -210,6 +211,6 @@ def _write_hashes(out: Path, hashes: Mapping[str, Sequence[str]]) -> None:
     write_atomically((json.dumps(hashes, indent=2, sort_keys=True) + '\n').encode(), out / WRITTEN)
 
 
-def text_hash(text: str | bytes) -> str:
-    """SHA-256, in hexadecimal."""
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+def text_hash(text: str) -> str:
+    """SHA-256, in hexadecimal, of a text as it is written."""
+    return hashlib.sha256(text.encode()).hexdigest()

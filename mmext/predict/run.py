@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmext.analysis.predictions import file_hash
 from mmext.atomic_file import write_atomically
 from mmext.errors import InputError, did_you_mean
 from mmext.predict import export, lab_report
@@ -135,7 +136,9 @@ def predict(
     joined = _Joined(out, formats, settings, images)
     predictor = _predictor(settings, remark)
     if settings.tile:
-        _check_loader(predictor.loader)
+        from mmext.predict.large_image import check_loader
+
+        check_loader(predictor.loader)
     joined.check_classes(predictor.class_names)
     keep_settings(out, _fingerprint(predictor, settings), settings.force, tuple(folder for folder, _ in FOLDERS.values()))
     outcome, known = Outcome(), 0
@@ -210,7 +213,7 @@ def _fingerprint(predictor, settings: Settings) -> dict:
         'config': str(settings.config),
         'config_sha256': text_hash(json.dumps(shown, default=str, sort_keys=True)),
         'checkpoint': str(settings.checkpoint),
-        'checkpoint_sha256': text_hash(Path(settings.checkpoint).read_bytes()),
+        'checkpoint_sha256': file_hash(settings.checkpoint),
         'thresholds': predictor.thresholds,
         'mask_thr': settings.mask_thr,
         'max_per_img': settings.max_per_img,
@@ -221,17 +224,6 @@ def _fingerprint(predictor, settings: Settings) -> dict:
         'tile': settings.tile,
         'overlap': settings.overlap if settings.tile else None,
     }
-
-
-def _check_loader(loader: object) -> None:
-    """Refuse a transform that no window can be read with."""
-    from mmext.transforms.load_microscope_image import LoadMicroscopeImage
-
-    if not isinstance(loader, LoadMicroscopeImage):
-        raise InputError(
-            f'--tile: the config loads images with {type(loader).__name__}, which reads whole ones. Use LoadImageFromFile '
-            'or mmext.LoadMicroscopeImage in its test pipeline.'
-        )
 
 
 # ---- predictions, image by image

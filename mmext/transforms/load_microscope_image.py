@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import mmcv
@@ -12,11 +11,11 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
 from mmext.data.image_scaling import PERCENTILES, as_8_bit_bgr, check_limits, check_percentiles
+from mmext.data.image_windows import TIFF
 from mmext.errors import InputError
 from mmext.registry import TRANSFORMS
 
 _COLOURS = {'color': cv2.IMREAD_COLOR, 'color_ignore_orientation': cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION}
-_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, and BigTIFF of both
 _PNG, _PNG_DEPTH = b'\x89PNG\r\n\x1a\n', 24  # place of the bit depth in a PNG's header
 # formats of 8 bits alone: JPEG, BMP, GIF
 _EIGHT_BITS = (b'\xff\xd8\xff', b'BM', b'GIF8')
@@ -103,7 +102,7 @@ class LoadMicroscopeImage(LoadImageFromFile):
         if not content:
             raise InputError(f'{name}: the file is empty.')
         raw = None
-        if content.startswith(_TIFF):
+        if content.startswith(TIFF):
             raw = _tiff_pixels(content, name, self.channels)
         elif _may_be_deep(content):
             raw = _opencv_pixels(content, _COLOURS[self.color_type] | cv2.IMREAD_ANYDEPTH)
@@ -146,7 +145,7 @@ def _may_be_deep(content: bytes) -> bool:
     """Whether a file that is no TIFF may hold more than 8 bits; reading it twice to see takes as long again."""
     if content.startswith(_PNG):
         return content[_PNG_DEPTH : _PNG_DEPTH + 1] == b'\x10'
-    return not content.startswith((*_EIGHT_BITS, *_TIFF)) and content[8:12] != b'WEBP'
+    return not content.startswith((*_EIGHT_BITS, *TIFF)) and content[8:12] != b'WEBP'
 
 
 def _opencv_pixels(content: bytes, flags: int) -> np.ndarray | None:
@@ -158,12 +157,6 @@ def _opencv_pixels(content: bytes, flags: int) -> np.ndarray | None:
     if image is None or image.ndim == 2:
         return image
     return image[..., :3][..., ::-1]
-
-
-def is_tiff(path: str | Path) -> bool:
-    """Whether a file begins as a TIFF does."""
-    with Path(path).open('rb') as file:
-        return file.read(4) in _TIFF
 
 
 @dataclass(frozen=True)
