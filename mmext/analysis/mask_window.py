@@ -1,6 +1,7 @@
 """A part of a mask, drawn from its RLE or made into one: memory follows the part, not the image. No torch."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -20,15 +21,7 @@ def run_lengths(counts: bytes | str) -> np.ndarray:
     the number's highest bit is its sign. From the fourth run on it is the difference to the run two before (``rleFrString``
     in pycocotools' maskApi.c).
     """
-    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(codes & 32 == 0)
-    if not len(ends):
-        return np.zeros(0, np.int64)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    sizes = ends - starts + 1
-    places = np.arange(len(codes)) - np.repeat(starts, sizes)
-    lengths = np.add.reduceat((codes & 31) << 5 * places, starts)
-    lengths -= np.where(codes[ends] & 16, 1 << 5 * sizes, 0)
+    lengths = _numbers(counts)[0]
     lengths[1::2] = lengths[1::2].cumsum()
     lengths[2::2] = lengths[2::2].cumsum()
     return lengths
@@ -38,12 +31,17 @@ def write_counts(lengths: np.ndarray) -> bytes:
     """Counts of a compressed RLE from the lengths of its runs (``rleToString`` in maskApi.c); undone by ``run_lengths``."""
     numbers = lengths.astype(np.int64)
     numbers[3:] -= lengths[1:-2]
+    return _characters(numbers)[0]
+
+
+def _characters(numbers: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Numbers as counts are written, and where the characters of each end."""
     sizes = np.searchsorted(_CHARACTER_LIMITS, numbers ^ (numbers >> 63), 'right') + 1
     ends = sizes.cumsum()
     places = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
     codes = (np.repeat(numbers, sizes) >> 5 * places & 31) + 80
     codes[ends - 1] -= 32
-    return codes.astype(np.uint8).tobytes()
+    return codes.astype(np.uint8).tobytes(), ends
 
 
 def window_of(*rles: dict) -> tuple[int, int, int, int]:
@@ -73,10 +71,52 @@ def draw(rle: dict, window: Sequence[int]) -> np.ndarray:
     edges[0], edges[-1] = 0, rows * columns
     edges[1:-1:2] = _between(starts - head, y1, y2) + shift
     edges[2:-1:2] = _between(stops - head, y1, y2) + shift
-    values = np.zeros(len(edges) - 1, np.uint8)
-    values[1::2] = 1
-    pixels = np.repeat(values, edges[1:] - edges[:-1])
-    return np.ascontiguousarray(pixels.reshape(columns, rows).T)
+    return np.ascontiguousarray(_filled(edges).reshape(columns, rows).T)
+
+
+def draw_each(
+    rles: Sequence[dict], name_of: Callable[[int], str] = lambda place: f'mask {place + 1}'
+) -> list[tuple[np.ndarray, int, int]]:
+    """Masks of one image, each in the smallest window that holds it: (h, w) uint8, 0 or 1, and x1, y1.
+
+    All in one go: the masks of an image are many and small.
+
+    Args:
+        rles: compressed, all of one size.
+        name_of: from a place in the list to what the mask is called in an error.
+
+    Raises:
+        InputError: an RLE whose runs do not fit into its image.
+    """
+    if not rles:
+        return []
+    height, width = rles[0]['size']
+    lengths, numbers = _run_lengths_of_each([rle['counts'] for rle in rles])
+    bounds, ends = _sums_of_each(lengths, numbers), numbers.cumsum()
+    broken = np.flatnonzero((lengths < 0) | (bounds > height * width))
+    if len(broken):
+        raise InputError(
+            f'{name_of(int(ends.searchsorted(broken[0], "right")))} has a broken RLE: its runs do not fit into '
+            f'{height}x{width} (height x width), the size of its image. Export the annotations again.'
+        )
+    # as if the images stood side by side, so that a column says whose it is
+    bounds += np.repeat(np.arange(len(rles)) * (height * width), numbers)
+    odd = np.flatnonzero(_places(numbers) & 1)
+    starts, stops = bounds[odd - 1], bounds[odd]
+    there = stops > starts
+    column, starts, stops = _by_column(starts[there], stops[there], height)
+    owner, head = column // width, column * height
+    column, first, last = column - owner * width, np.maximum(starts - head, 0), np.minimum(stops - head, height)
+    x1, y1, x2, y2 = _boxes(owner, column, first, last, len(rles))
+    rows, columns = y2 - y1, x2 - x1
+    sizes = rows * columns
+    offsets = sizes.cumsum() - sizes
+    shift = offsets[owner] + (column - x1[owner]) * rows[owner] - y1[owner]
+    edges = np.zeros(2 * len(column) + 2, np.int64)
+    edges[-1], edges[1:-1:2], edges[2:-1:2] = sizes.sum(), first + shift, last + shift
+    pixels = _filled(edges)
+    parts = zip(offsets.tolist(), columns.tolist(), rows.tolist(), x1.tolist(), y1.tolist(), strict=True)
+    return [(pixels[o : o + w * h].reshape(w, h).T, x, y) for o, w, h, x, y in parts]
 
 
 def encode(mask: np.ndarray, x1: int, y1: int, size: Sequence[int]) -> dict:
@@ -107,6 +147,53 @@ def encode(mask: np.ndarray, x1: int, y1: int, size: Sequence[int]) -> dict:
         inner = np.flatnonzero(edges[1:-1:2] == edges[2::2])
         edges = np.delete(edges, np.concatenate((2 * inner + 1, 2 * inner + 2)))
     return _rle(edges, size)
+
+
+def encode_columns(pixels: np.ndarray, windows: np.ndarray, size: Sequence[int]) -> list[dict]:
+    """RLEs of several masks of one image as ``encode`` gives them, all in one go.
+
+    Args:
+        pixels: flat bool: the columns of one window after the other, a pixel of background before each, and one at the end.
+        windows: (N, 4) int64 x1, y1, x2, y2 inside of the image; those without a pixel take none.
+        size: height and width of the image.
+
+    Returns:
+        N RLEs, empty masks among them.
+
+    Raises:
+        InputError: the image has too many pixels for pycocotools.
+    """
+    height, total = int(size[0]), _pixels_of(size)
+    x1, y1, x2, y2 = windows.T
+    steps = y2 - y1 + 1
+    sizes = np.where(steps > 1, (x2 - x1) * steps, 0)
+    offsets = sizes.cumsum() - sizes
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    owner = offsets.searchsorted(changes, 'right') - 1
+    changes -= offsets[owner]
+    edges = changes + changes // steps[owner] * (height - steps[owner]) + (x1 * height + y1)[owner]
+    if (steps > height).any():  # a run that ends at the foot of a column goes on at the head of the next
+        inner = np.flatnonzero((edges[1:-1:2] == edges[2::2]) & (owner[1:-1:2] == owner[2::2]))
+        gone = np.concatenate((2 * inner + 1, 2 * inner + 2))
+        edges, owner = np.delete(edges, gone), np.delete(owner, gone)
+    # of each mask 0, its edges and the number of all pixels
+    counts = np.bincount(owner, minlength=len(windows))
+    ends = (counts + 2).cumsum()
+    bounds = np.zeros(ends[-1] if len(ends) else 0, np.int64)
+    bounds[np.arange(len(edges)) + 2 * owner + 1] = edges
+    bounds[ends - 1] = total
+    lengths = bounds[1:] - bounds[:-1]
+    kept = np.ones(len(lengths), bool)
+    kept[ends[:-1] - 1] = False
+    kept[ends - 2] = (lengths[ends - 2] > 0) | (counts == 0)
+    lasts = kept.cumsum()[ends - 2]
+    lengths = lengths[kept]
+    numbers = lengths.copy()
+    later = np.flatnonzero(_places(np.diff(lasts, prepend=0)) > 2)
+    numbers[later] -= lengths[later - 2]
+    text, stops = _characters(numbers)
+    stops = [0, *stops[lasts - 1].tolist()]
+    return [{'size': [height, int(size[1])], 'counts': text[a:b]} for a, b in itertools.pairwise(stops)]
 
 
 def column_runs(rle: dict) -> np.ndarray:
@@ -141,17 +228,86 @@ def joined(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return starts[np.concatenate(([True], apart))], stops[np.concatenate((apart, [True]))]
 
 
+def _numbers(counts: bytes | str) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of counts as they are written, and where the characters of each end."""
+    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0)
+    if not len(ends):
+        return np.zeros(0, np.int64), ends
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - starts + 1
+    places = np.arange(len(codes)) - np.repeat(starts, sizes)
+    numbers = np.add.reduceat((codes & 31) << 5 * places, starts)
+    numbers -= np.where(codes[ends] & 16, 1 << 5 * sizes, 0)
+    return numbers, ends
+
+
+def _run_lengths_of_each(counts: Sequence[bytes | str]) -> tuple[np.ndarray, np.ndarray]:
+    """``run_lengths`` of several masks, one after the other, and how many each has."""
+    texts = [text.encode() if isinstance(text, str) else text for text in counts]
+    lengths, ends = _numbers(b''.join(texts))
+    numbers = np.diff(ends.searchsorted(np.cumsum([len(text) for text in texts])), prepend=0)
+    places = _places(numbers)
+    odd = places & 1 == 1
+    even = ~odd & (places > 0)
+    for chosen, many in ((odd, numbers // 2), (even, np.maximum(numbers - 1, 0) // 2)):
+        lengths[chosen] = _sums_of_each(lengths[chosen], many)
+    return lengths, numbers
+
+
+def _places(numbers: np.ndarray) -> np.ndarray:
+    """0, 1, 2... for each of several lists that stand one after the other."""
+    return np.arange(numbers.sum()) - np.repeat(numbers.cumsum() - numbers, numbers)
+
+
+def _sums_of_each(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """``cumsum`` that starts anew with each of several lists that stand one after the other."""
+    sums = np.concatenate(([0], values.cumsum()))
+    return sums[1:] - np.repeat(sums[numbers.cumsum() - numbers], numbers)
+
+
+def _boxes(owner: np.ndarray, column: np.ndarray, first: np.ndarray, last: np.ndarray, number: int) -> np.ndarray:
+    """x1, y1, x2, y2 (4, number) of what has these runs down columns, in order; 0 of what has none.
+
+    pycocotools' ``toBbox`` gives boxes outside the image for runs of length 0.
+    """
+    boxes = np.zeros((4, number), np.int64)
+    counts = np.bincount(owner, minlength=number)
+    there, ends = counts > 0, counts.cumsum()
+    if len(owner):
+        starts = (ends - counts)[there]
+        found = (
+            column[starts],
+            np.minimum.reduceat(first, starts),
+            column[ends[there] - 1] + 1,
+            np.maximum.reduceat(last, starts),
+        )
+        boxes[:, there] = found
+    return boxes
+
+
+def _filled(edges: np.ndarray) -> np.ndarray:
+    """Pixels 0 and 1 in turns, 0 first, that change at each edge but the first and the last, which are the ends."""
+    values = np.zeros(len(edges) - 1, np.uint8)
+    values[1::2] = 1
+    return np.repeat(values, edges[1:] - edges[:-1])
+
+
 def _rle(edges: np.ndarray, size: Sequence[int]) -> dict:
     """The RLE whose runs change at these places, counted down the columns."""
+    pixels = _pixels_of(size)
+    bounds = np.concatenate(([0], edges, [pixels]) if not len(edges) or edges[-1] < pixels else ([0], edges))
+    return {'size': [int(length) for length in size], 'counts': write_counts(bounds[1:] - bounds[:-1])}
+
+
+def _pixels_of(size: Sequence[int]) -> int:
     height, width = (int(length) for length in size)
-    pixels = height * width
-    if pixels >= _MOST_PIXELS:
+    if height * width >= _MOST_PIXELS:
         raise InputError(
-            f'RLE: an image of {width}x{height} has {pixels} pixels; pycocotools counts up to {_MOST_PIXELS - 1}. '
+            f'RLE: an image of {width}x{height} has {height * width} pixels; pycocotools counts up to {_MOST_PIXELS - 1}. '
             'Cut it into several images.'
         )
-    bounds = np.concatenate(([0], edges, [pixels]) if not len(edges) or edges[-1] < pixels else ([0], edges))
-    return {'size': [height, width], 'counts': write_counts(bounds[1:] - bounds[:-1])}
+    return height * width
 
 
 def _by_column(starts: np.ndarray, stops: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

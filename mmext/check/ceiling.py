@@ -8,7 +8,7 @@ import torch
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmdet.structures.mask import PolygonMasks
 from mmdet.structures.mask.mask_target import mask_target_single
 from mmengine.config import Config, ConfigDict
 from pycocotools import mask as coco_mask
@@ -23,6 +23,7 @@ from mmext.analysis.mask_window import draw
 from mmext.check.instances import Instances, class_names, read_instances
 from mmext.check.parts import DataPart
 from mmext.data.mask_shapes import sound_masks
+from mmext.structures import WindowMasks
 from mmext.transforms import LoadInstanceMasks
 
 GRIDS = (14, 28, 56, 112)
@@ -39,7 +40,7 @@ _GOOD = 0.9
 _WORTH = 0.03
 # polygons cannot have soft targets, so the pipeline has to draw them
 _SOFT_TRIED = 100  # of a class's sample; drawing them costs more
-_SOFT = 'model.train_cfg.rcnn.soft_mask_target=True, with LoadAnnotations(with_mask=True, poly2mask=True) in both pipelines'
+_SOFT = 'model.train_cfg.rcnn.soft_mask_target=True, with mmext.LoadInstanceMasks(polygons=False) in both pipelines'
 _THRESHOLDS = np.arange(0.5, 0.951, 0.05)  # of COCO's AP
 
 
@@ -148,7 +149,7 @@ def ceiling(part: DataPart, cfg: Config, seed: int = 0, progress: Callable[[int,
     rcnn = _rcnn(cfg.model.train_cfg)
     soft = bool(rcnn.get('soft_mask_target', False))
     drawn = soft | _drawn(part, found)
-    sample, usable = _sample(part, found, names, drawn, seed)
+    sample, usable = _sample(part, found, names, seed)
     # under 0 MMDetection keeps the probabilities, for looking at
     threshold = max(_rcnn(cfg.model.get('test_cfg') or {}).get('mask_thr_binary', 0.5), 0)
     grids = sorted({*map(_pair, GRIDS), own})
@@ -182,11 +183,10 @@ def ceiling(part: DataPart, cfg: Config, seed: int = 0, progress: Callable[[int,
                 )
                 findings += _findings(row, own, by_share, cfg, part.name)
     if total < sum(usable.values()):
-        fewer = '; fewer where masks are drawn at the full size of their image' if drawn.any() else ''
         lines = [
             *lines,
             f'Resolution ceiling: from {total:,} of {sum(usable.values()):,} instances, drawn with seed {seed}, at most '
-            f'{_PER_CLASS:,} a class{fewer}.',
+            f'{_PER_CLASS:,} a class.',
         ]
     return Ceiling(part.name, own, rows, lines, findings)
 
@@ -207,7 +207,7 @@ def instance_ceilings(
         image: its entry, with width and height in pixels.
         shape: (height, width) at which the network sees the image.
         grids: (height, width) of masks.
-        bitmaps: draw the mask at full size before it is resized, as ``poly2mask=True`` does.
+        bitmaps: the mask is resized as pixels, not as polygons: what ``poly2mask=True`` does.
         soft: targets are covered shares.
         threshold: of the pasted probabilities.
     """
@@ -224,7 +224,7 @@ def instance_ceilings(
     if isinstance(segmentation, list) and not bitmaps:
         masks = PolygonMasks([segmentation], height, width).resize(shape)
     else:
-        masks = BitmapMasks(coco_mask.decode(truth)[None], height, width).resize(shape)
+        masks = WindowMasks.from_rles([truth], height, width).resize(shape)
     x, y, across, down = annotation['bbox']
     factor = shape[1] / width, shape[0] / height
     seen = HorizontalBoxes(torch.tensor([[x, y, x + across, y + down]], dtype=torch.float32))
@@ -276,26 +276,26 @@ def _rcnn(settings: Mapping) -> Mapping:
 
 
 def _drawn(part: DataPart, found: Instances) -> np.ndarray:
-    """(N,) whether the pipeline draws the mask of an annotation at the full size of its image."""
+    """(N,) whether the pipeline resizes the mask of an annotation as pixels."""
     loader = next((one for one in found.transforms if isinstance(one, LoadAnnotations)), None)
     if not isinstance(loader, LoadInstanceMasks):
         return np.full(len(found.fates), getattr(loader, 'poly2mask', True))
+    if not loader.polygons:
+        return np.ones(len(found.fates), bool)
     # it draws the masks of an image that has an RLE
     mixed = {a['image_id'] for a in part.coco.annotations if isinstance(a.get('segmentation'), dict)}
     return np.array([a['image_id'] in mixed for a in part.coco.annotations], bool)
 
 
 def _sample(
-    part: DataPart, found: Instances, names: Sequence[str], drawn: np.ndarray, seed: int
+    part: DataPart, found: Instances, names: Sequence[str], seed: int
 ) -> tuple[dict[str, list[dict]], dict[str, int]]:
     """Seeded sample of the instances that reach the training loop, a list a class in the order of the file, and how many
     there are."""
     of_class = {name: np.flatnonzero(found.reaching & (found.names == name)) for name in names}
     present = max(sum(len(places) > 0 for places in of_class.values()), 1)
     most = min(_PER_CLASS, max(_ALTOGETHER // present, _LEAST))
-    # what is drawn is drawn at the size of its image, and then resized as the image is
-    whole = found.image_sizes.prod(1) * np.maximum(found.network_scale().prod(1), 1)
-    pixels = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1) + drawn * whole / 4
+    pixels = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1)
     sample = {}
     for number, (name, places) in enumerate(of_class.items()):
         order = np.random.default_rng([seed, number]).permutation(places)[:most]

@@ -6,7 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from mmext.analysis.mask_window import column_runs, draw, encode, encode_runs, joined, run_lengths, window_of, write_counts
+from mmext.analysis.mask_window import (
+    column_runs,
+    draw,
+    draw_each,
+    encode,
+    encode_columns,
+    encode_runs,
+    joined,
+    run_lengths,
+    window_of,
+    write_counts,
+)
 from mmext.errors import InputError
 
 
@@ -55,6 +66,47 @@ def test_the_window_of_several_masks_holds_them_all():
     assert window_of(encoded(first), encoded(second), encoded(empty)) == (5, 3, 31, 20)
     assert window_of(encoded(empty)) == (0, 0, 0, 0)
     assert draw(encoded(empty), (0, 0, 0, 0)).shape == (0, 0)
+
+
+@given(st.lists(masks(), max_size=5), st.data())
+@settings(deadline=None)
+def test_masks_of_an_image_are_each_drawn_in_the_smallest_window(several, data):
+    size = np.max([[9, 9], *(mask.shape for mask in several)], axis=0)
+    several = [np.pad(mask, [(0, n) for n in size - mask.shape]) for mask in several]
+    rles = [encoded(mask) for mask in several]
+    for rle in rles:
+        if data.draw(st.booleans()):
+            rle['counts'] = rle['counts'].decode()
+    found = draw_each(rles)
+    assert len(found) == len(several)
+    for mask, rle, (window, x1, y1) in zip(several, rles, found, strict=True):
+        assert window.dtype == np.uint8
+        assert (x1, y1, x1 + window.shape[1], y1 + window.shape[0]) == window_of(rle)
+        whole = np.zeros_like(mask)
+        whole[y1 : y1 + window.shape[0], x1 : x1 + window.shape[1]] = window
+        assert np.array_equal(whole, mask)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_runs_of_length_0_and_images_that_are_not_filled(several):
+    """Some programs write them; what no run tells of is background."""
+    rles = [{'size': [9, 10], 'counts': write_counts(np.array(runs))} for runs in several]
+    for runs, (window, x1, y1) in zip(several, draw_each(rles), strict=True):
+        column = np.zeros(90, np.uint8)
+        for start, run in zip(np.cumsum(runs)[::2], runs[1::2], strict=False):
+            column[start : start + run] = 1
+        whole = np.zeros((9, 10), np.uint8)
+        whole[y1 : y1 + window.shape[0], x1 : x1 + window.shape[1]] = window
+        assert np.array_equal(whole, column.reshape(10, 9).T)
+
+
+def test_runs_that_do_not_fit_into_the_image():
+    sound = {'size': [9, 10], 'counts': write_counts(np.array([3, 87]))}
+    for runs in ([3, 88], [3, 20, 70], [91], [5, -2, 10]):
+        broken = {'size': [9, 10], 'counts': write_counts(np.array(runs))}
+        with pytest.raises(InputError, match=r'mask 2 has a broken RLE: its runs do not fit into 9x10 \(height x width\)'):
+            draw_each([sound, broken, sound])
 
 
 def test_a_huge_image_is_never_drawn():
@@ -140,3 +192,35 @@ def test_an_image_beyond_32_bits():
         InputError, match='an image of 65536x65536 has 4294967296 pixels; pycocotools counts up to 4294967295'
     ):
         encode(np.ones((5, 5), bool), 0, 0, (65_536, 65_536))
+
+
+def laid_out(parts):
+    """Masks (h, w) as encode_columns wants them."""
+    columns = [np.pad(part, ((1, 0), (0, 0))).T.ravel() for part in parts if part.size]
+    return np.concatenate([*columns, [False]]).astype(bool)
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_several_masks_are_encoded_as_each_alone(data):
+    height, width = data.draw(st.integers(0, 7)), data.draw(st.integers(0, 7))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9999)))
+    dense = data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+    parts, windows = [], []
+    for _ in range(data.draw(st.integers(0, 6))):
+        full = data.draw(st.booleans())  # masks of whole columns go on from one to the next
+        y1, y2 = (0, height) if full else sorted(rng.integers(0, height + 1, 2))
+        x1, x2 = sorted(rng.integers(0, width + 1, 2))
+        parts.append(rng.random((y2 - y1, x2 - x1)) < dense)
+        windows.append((x1, y1, x2, y2))
+    found = encode_columns(laid_out(parts), np.array(windows, int).reshape(-1, 4), (height, width))
+    assert found == [encode(part, x1, y1, (height, width)) for part, (x1, y1, _, _) in zip(parts, windows, strict=True)]
+    whole = np.zeros((len(parts), height, width), np.uint8)
+    for mask, part, (x1, y1, x2, y2) in zip(whole, parts, windows, strict=True):
+        mask[y1:y2, x1:x2] = part
+    assert found == [coco_mask.encode(np.asfortranarray(mask)) for mask in whole]
+
+
+def test_masks_of_an_image_beyond_32_bits():
+    with pytest.raises(InputError, match='an image of 65536x65536 has 4294967296 pixels'):
+        encode_columns(np.zeros(1, bool), np.zeros((1, 4), int), (65536, 65536))

@@ -3,11 +3,15 @@ import json
 import cv2
 import numpy as np
 import pytest
-from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.structures.mask import PolygonMasks
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
 
 from mmext.errors import InputError
+from mmext.structures import WindowMasks
 from mmext.transforms import LoadInstanceMasks
 
 HEIGHT, WIDTH = 40, 60
@@ -67,6 +71,14 @@ def test_polygons_stay_polygons_as_stock_keeps_them(tmp_path):
     assert ours['gt_bboxes'].tensor.equal(stock['gt_bboxes'].tensor)
 
 
+def test_polygons_are_drawn_where_soft_targets_need_pixels(tmp_path):
+    objects = [annotation([SQUARE]), annotation([SQUARE, [0, 0, 5, 0, 5, 5]])]
+    ours = load(tmp_path, [dict(entry) for entry in objects], polygons=False)
+    stock = load(tmp_path, [dict(entry) for entry in objects], **STOCK)
+    assert isinstance(ours['gt_masks'], WindowMasks)
+    assert np.array_equal(ours['gt_masks'].masks, stock['gt_masks'].masks)
+
+
 def test_no_instance_is_lost_where_four_kinds_of_masks_meet(tmp_path):
     mixed = [
         annotation([SQUARE]),
@@ -75,14 +87,30 @@ def test_no_instance_is_lost_where_four_kinds_of_masks_meet(tmp_path):
         annotation(rle_of(SQUARE), iscrowd=1),
     ]
     ours = load(tmp_path, [dict(entry) for entry in mixed])
-    assert isinstance(ours['gt_masks'], BitmapMasks)
+    assert isinstance(ours['gt_masks'], WindowMasks)
     assert ours['gt_ignore_flags'].tolist() == [False, False, False, True]
     assert [int(mask.sum()) for mask in ours['gt_masks'].masks] == [400] * 4
     bitmaps = load(tmp_path, [dict(entry) for entry in mixed], **STOCK)
     assert np.array_equal(ours['gt_masks'].masks, bitmaps['gt_masks'].masks)
+    assert ours['gt_bboxes'].tensor.equal(bitmaps['gt_bboxes'].tensor)
     # the trap that this transform is for: stock keeps one of the three objects and says nothing
     stock = load(tmp_path, [dict(entry) for entry in mixed], **STOCK, poly2mask=False)
     assert stock['gt_ignore_flags'].tolist() == [False, True, True, True]
+
+
+@given(st.lists(st.lists(st.lists(st.integers(-40, 260), min_size=6, max_size=14), min_size=1, max_size=3), min_size=1))
+@settings(deadline=None, max_examples=50)
+def test_polygons_beside_an_rle_are_drawn_as_stock_draws_them(objects):
+    """Polygons of any shape, in quarters of a pixel, some of two points or of an odd number, which are passed over."""
+    instances = [{'bbox': [0, 0, 9, 9], 'bbox_label': 0, 'ignore_flag': 0, 'mask': rle_of(SQUARE)}]
+    for parts in objects:
+        mask = [SQUARE[:4], *([number / 4 for number in part] for part in parts)]
+        instances.append({**instances[0], 'mask': mask if any(len(part) % 2 == 0 for part in parts) else [SQUARE]})
+    results = [{'instances': [dict(one) for one in instances], 'ori_shape': (HEIGHT, WIDTH)} for _ in range(2)]
+    stock = LoadAnnotations(with_bbox=True, with_mask=True)(results[0])
+    ours = LoadInstanceMasks()(results[1])
+    assert not ours['gt_ignore_flags'].any()
+    assert np.array_equal(ours['gt_masks'].to_ndarray(), stock['gt_masks'].masks)
 
 
 def test_image_without_objects(tmp_path):
@@ -117,6 +145,14 @@ def test_rle_of_another_size_is_an_error(tmp_path):
     other = {'size': [WIDTH, HEIGHT], 'counts': rle_of(SQUARE)['counts']}
     with pytest.raises(InputError, match=r'RLE mask of size \[60, 40\] .* the image file is \[40, 60\]'):
         load(tmp_path, [annotation(other)])
+
+
+def test_an_rle_that_does_not_fit_is_an_error(tmp_path):
+    longer = {'size': [HEIGHT, WIDTH], 'counts': [5, 10, HEIGHT * WIDTH]}
+    with pytest.raises(
+        InputError, match=r'image 1 \(.*a.png\): annotation 12 has a broken RLE: its runs do not fit into 40x60'
+    ):
+        load(tmp_path, [annotation([SQUARE]), annotation(longer)])
 
 
 def test_poly2mask_is_refused():
