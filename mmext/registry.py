@@ -13,6 +13,7 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
+from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -30,6 +31,7 @@ METRICS = _child(MMENGINE_METRICS, 'mmext.metrics')
 MODELS = _child(MMENGINE_MODELS, 'mmext.heads', 'mmext.losses')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmext.optim')
 PARAM_SCHEDULERS = _child(MMENGINE_PARAM_SCHEDULERS, 'mmext.optim')
+TASK_UTILS = _child(MMENGINE_TASK_UTILS, 'mmext.assigners')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'mmext.transforms')
 
 # mmdet's scripts that run no hooks (image_demo, get_flops) load checkpoints too; all they do of ours is to import this

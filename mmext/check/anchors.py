@@ -42,7 +42,7 @@ def anchor_head(model: ConfigDict) -> AnchorHead | None:
             train_cfg = (train_cfg.get('rpn') if key == 'rpn_head' else train_cfg) or {}
             assigner = train_cfg.get('assigner') or {}
             least = good = None
-            if assigner.get('type') == 'MaxIoUAssigner':
+            if assigner.get('type') in ('MaxIoUAssigner', 'mmext.MaxIoUAssigner'):
                 good = assigner.pos_iou_thr
                 least = assigner.get('min_pos_iou', 0.0) if assigner.get('match_low_quality', True) else good
             divisor = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)

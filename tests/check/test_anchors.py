@@ -77,6 +77,7 @@ def test_limits_are_the_assigners():
         32,
     )
     assert anchor_head(rpn(match_low_quality=False)).least_iou == 0.7
+    assert anchor_head(rpn(type='mmext.MaxIoUAssigner')) == head
     assert anchor_head(rpn(type='ATSSAssigner')).least_iou is None
     one_stage = ConfigDict(
         bbox_head={'anchor_generator': GENERATORS[2]}, train_cfg={'assigner': rpn().train_cfg.rpn.assigner}

@@ -1,0 +1,3 @@
+from mmext.assigners.max_iou_assigner import MaxIoUAssigner
+
+__all__ = ['MaxIoUAssigner']
