@@ -85,7 +85,7 @@ class Setup:
         )
 
     def install_packages(self) -> None:
-        wanted = f'{ROOT}[check,dev,report]'
+        wanted = f'{ROOT}[check,dev,fast,formats,report]'
         self.pip(
             'packages',
             ['install', '--no-build-isolation', '-e', wanted],

@@ -1,7 +1,7 @@
 """How good the masks of found objects are, which mean average precision hides."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +23,8 @@ from mmext.console import tell
 from mmext.data.coco_file import MEDIUM, SMALL
 from mmext.errors import InputError
 from mmext.registry import METRICS
+from mmext.structures.rle_masks import RLEMasks
+from mmext.structures.window_masks import WindowMasks
 
 _SWITCH = ', or leave the metric out: val_cfg.extra_metrics=[]'
 # heading of each in the table, of one or two lines: it fits 120 columns
@@ -90,7 +92,7 @@ def size_of(area: float) -> str:
 def compare_image(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> Counter:
     """What one image adds to the sums, by part (a class's number, a size, None for all) and name: ``(part, name)`` is a
     count or a sum in units of 2**-60, ``(part, name, 'n')`` how many values a sum is of."""
-    sums: Counter = Counter()
+    sums: defaultdict = defaultdict(int)  # a Counter calls Python code for each key that is new
     pairs = {pair.truth: pair for pair in match(truth, prediction, box_iou)}
     for i, (label, rle) in enumerate(zip(truth.labels.tolist(), truth.rles, strict=True)):
         parts = (None, label, size_of(coco_mask.area(rle)))
@@ -113,7 +115,7 @@ def compare_image(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU)
         _add(sums, (label,), 'union_iou', union_iou(_of(truth, label), _of(prediction, label)))
     if len(truth.labels):
         _add(sums, (None,), 'union_iou', union_iou(truth, prediction))
-    return sums
+    return Counter(sums)
 
 
 def _values(pair: Pair, shape: Shape) -> dict[str, float]:
@@ -131,12 +133,12 @@ def _values(pair: Pair, shape: Shape) -> dict[str, float]:
     return values
 
 
-def _count(sums: Counter, parts: Sequence, name: str) -> None:
+def _count(sums: defaultdict, parts: Sequence, name: str) -> None:
     for part in parts:
         sums[part, name] += 1
 
 
-def _add(sums: Counter, parts: Sequence, name: str, value: float) -> None:
+def _add(sums: defaultdict, parts: Sequence, name: str, value: float) -> None:
     if math.isnan(value):
         return
     for part in parts:
@@ -191,6 +193,8 @@ def to_rles(masks, height: int, width: int) -> list[dict]:
             coco_mask.merge(coco_mask.frPyObjects([np.asarray(part).reshape(-1).tolist() for part in parts], height, width))
             for parts in masks.masks
         ]
+    if isinstance(masks, WindowMasks):
+        return masks.to_rles()
     if not len(masks):
         return []
     return coco_mask.encode(np.asfortranarray(masks.masks.transpose(1, 2, 0).astype(np.uint8)))
@@ -237,11 +241,13 @@ def prediction_of(sample: Mapping) -> Objects:
     return Objects(boxes, rles, found['labels'].cpu().numpy(), scores)
 
 
-def encoded(masks: torch.Tensor | list[dict]) -> list[dict]:
+def encoded(masks: torch.Tensor | RLEMasks | list[dict]) -> list[dict]:
     """Predicted masks (N, height, width) as RLEs; what is encoded already stays as it is.
 
     The RLEs are kept on the tensor: several metrics see the same sample, and encoding is most of what they do.
     """
+    if isinstance(masks, RLEMasks):
+        return masks.rles
     if not isinstance(masks, torch.Tensor):
         return masks
     if not hasattr(masks, '_mmext_rles'):

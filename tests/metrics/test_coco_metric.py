@@ -1,11 +1,15 @@
 import json
+import logging
+import sys
 
 import numpy as np
 import pycocotools.mask
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric as StockCocoMetric
+from mmengine.logging import MMLogger
 
+from mmext.errors import InputError
 from mmext.metrics import CocoMetric
 
 CLASSES = ('Fiber', 'Fragment', 'Film')
@@ -98,3 +102,111 @@ def test_unknown_items_are_refused(file, shifted):
 def test_the_usual_rest_is_mmdetections(file, shifted, tmp_path):
     assert evaluate(CocoMetric, file, shifted, format_only=True, outfile_prefix=str(tmp_path / 'out')) == {}
     assert (tmp_path / 'out.segm.json').exists()
+
+
+ALL = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
+ALL += ['AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000']
+
+
+@pytest.fixture
+def lines():
+    """What is logged."""
+    logger, records = MMLogger.get_current_instance(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def slow_lines(lines):
+    return [line for line in lines if 'evaluated by pycocotools' in line]
+
+
+@pytest.mark.parametrize('more', [{}, {'proposal_nums': (1, 10, 100)}, {'iou_thrs': [0.5, 0.75]}, {'iou_thrs': 0.5}])
+@pytest.mark.parametrize('kind', ['shifted', 'nothing'])
+def test_backends_agree_to_the_bit(file, shifted, kind, more, lines):
+    found = {'shifted': shifted, 'nothing': nothing}[kind]
+    arguments = {'classwise': True, 'metric_items': ALL, **more}
+    ours = evaluate(CocoMetric, file, found, **arguments)
+    assert not slow_lines(lines)
+    assert ours == evaluate(CocoMetric, file, found, backend='pycocotools', **arguments)
+    assert not slow_lines(lines)
+    assert len(ours) == 24 + 6
+    # stock fails on a list of thresholds, and on one
+    assert ours['coco/bbox_mAP_50'] > 0.3 or kind == 'nothing'
+
+
+def test_a_missing_library_is_said_once(file, shifted, lines, monkeypatch):
+    fast = evaluate(CocoMetric, file, shifted)
+    monkeypatch.setitem(sys.modules, 'hotcoco', None)
+    metric = CocoMetric(ann_file=str(file), metric=METRIC)
+    metric.dataset_meta = {'classes': CLASSES}
+    for _ in range(2):
+        for image in json.loads(file.read_text())['images']:
+            metric.process({}, [{'img_id': image['id'], 'ori_shape': (256, 256), 'pred_instances': shifted(image['id'])}])
+        assert metric.evaluate(size=len(metric.results)) == fast
+    (line,) = slow_lines(lines)
+    assert 'and not by hotcoco: it cannot be imported' in line
+    assert "pip install 'mmext[fast]'" in line
+
+
+def test_unknown_backend_is_refused(file):
+    with pytest.raises(InputError, match=r"backend is 'fast'; it must be 'auto' or 'pycocotools'"):
+        CocoMetric(ann_file=str(file), backend='fast')
+
+
+def test_files_are_stocks_and_only_where_asked_for(file, shifted, tmp_path, monkeypatch):
+    evaluate(CocoMetric, file, shifted, outfile_prefix=str(tmp_path / 'ours'))
+    evaluate(StockCocoMetric, file, shifted, outfile_prefix=str(tmp_path / 'stock'))
+    for name in ('bbox.json', 'segm.json'):
+        assert (tmp_path / f'ours.{name}').read_bytes() == (tmp_path / f'stock.{name}').read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4
+    monkeypatch.setattr(CocoMetric, 'results2json', None)
+    evaluate(CocoMetric, file, shifted)
+
+
+def test_classes_keep_their_names_in_a_file_that_is_not_sorted(file, shifted, tmp_path):
+    document = json.loads(file.read_text())
+    new = {category['id']: 30 - 10 * place for place, category in enumerate(document['categories'])}
+    for category in document['categories']:
+        category['id'] = new[category['id']]
+    for annotation in document['annotations']:
+        annotation['category_id'] = new[annotation['category_id']]
+    (tmp_path / 'turned.json').write_text(json.dumps(document))
+    ours = evaluate(CocoMetric, tmp_path / 'turned.json', shifted, classwise=True)
+    sorted_file = evaluate(CocoMetric, file, shifted, classwise=True)
+    for name in CLASSES:
+        for metric in METRIC:
+            assert ours[f'coco/{metric}_{name}_mAP'] == sorted_file[f'coco/{metric}_{name}_mAP']
+
+
+def test_masks_that_are_not_there_are_said(file, shifted):
+    def boxes(image):
+        return {name: value for name, value in shifted(image).items() if name != 'masks'}
+
+    with pytest.raises(InputError, match=r"metric has 'segm', but the model predicts no masks\. Set metric='bbox'\."):
+        evaluate(CocoMetric, file, boxes)
+
+
+def test_ground_truth_of_the_data_set_will_do(file, shifted):
+    """Without ann_file the annotations come with the samples, as MMDetection's."""
+    document = json.loads(file.read_text())
+    labels = {category['id']: number for number, category in enumerate(document['categories'])}
+
+    def numbers(kind):
+        metric = kind(metric=METRIC)
+        metric.dataset_meta = {'classes': CLASSES}
+        for image in document['images']:
+            instances = []
+            for annotation in (each for each in document['annotations'] if each['image_id'] == image['id']):
+                x, y, w, h = annotation['bbox']
+                instances.append({'bbox': [x, y, x + w, y + h], 'bbox_label': labels[annotation['category_id']]})
+                instances[-1]['mask'] = annotation['segmentation']
+            sample = {'img_id': image['id'], 'ori_shape': (256, 256), 'instances': instances}
+            metric.process({}, [{**sample, 'pred_instances': shifted(image['id'])}])
+        return metric.evaluate(size=len(metric.results))
+
+    ours = numbers(CocoMetric)
+    assert {name: round(value, 3) for name, value in ours.items()} == numbers(StockCocoMetric)
+    assert ours['coco/segm_mAP'] > 0.1
