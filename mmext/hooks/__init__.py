@@ -1,5 +1,6 @@
 from mmext.hooks.checkpoint import SafeCheckpointHook
 from mmext.hooks.class_check import ClassCheckHook
+from mmext.hooks.cpu_precision import CPUPrecisionHook
 from mmext.hooks.diagnosis import DiagnosisHook
 from mmext.hooks.group_lr import GroupLRHook
 from mmext.hooks.loss_guard import LossGuardHook
@@ -13,6 +14,7 @@ from mmext.hooks.staged_training import StagedTrainingHook
 from mmext.hooks.tensorboard import TensorboardHook
 
 __all__ = [
+    'CPUPrecisionHook',
     'ClassCheckHook',
     'DiagnosisHook',
     'GroupLRHook',
