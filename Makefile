@@ -3,11 +3,12 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 DEMO_SEEDS ?= 0
+BENCH_DATA ?=
 BIN := $(VENV)/bin
 export MMEXT_CACHE MAX_JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo clean
+.PHONY: help setup test lint format demo bench clean
 
 help:  ## this list
 	@echo 'mmext: fine-tune instance segmentation with MMDetection and see what every part of the network does'
@@ -42,6 +43,14 @@ format: setup  ## ruff: mend what it can
 demo: setup  ## fine-tune the shipped small model three times and compare: about 5 minutes; DEMO_SEEDS="0 1 2" repeats
 	'$(BIN)/mmext' demo-data data/demo --images 60 --seed 0
 	'$(BIN)/python' tools/demo.py --seeds $(DEMO_SEEDS)
+
+bench: setup  ## side by side with stock MMDetection, under 20 minutes; BENCH_DATA=DIR adds your own COCO folder
+	@for name in train_pipeline mask_targets mask_output coco_evaluation rpn_assignment cpu_precision own_cost growth \
+	  whole_runs gpu; do \
+	  echo "== $$name"; \
+	  '$(BIN)/python' "benchmarks/performance/$$name.py" $(if $(BENCH_DATA),--data '$(BENCH_DATA)') || exit 1; \
+	done
+	'$(BIN)/python' benchmarks/performance/tables.py
 
 clean:  ## remove the environment and the demo; your runs in work_dirs stay
 	rm -rf '$(VENV)' data/demo work_dirs/demo

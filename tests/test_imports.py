@@ -25,11 +25,17 @@ LAYERS = [
         'data',
         'analysis',
     },
-    {'losses', 'heads', 'transforms', 'datasets', 'optim', 'loops', 'metrics', 'hooks'},
+    {'assigners', 'losses', 'heads', 'structures', 'transforms', 'datasets', 'optim', 'loops', 'metrics', 'hooks'},
     {'check', 'probe', 'predict', 'sweep', 'page', 'demo_report'},
     {'cli'},
 ]
-WITHIN_A_LAYER = {'probe': {'check'}, 'hooks': {'optim', 'heads', 'datasets', 'metrics'}, 'heads': {'losses'}}
+WITHIN_A_LAYER = {
+    'probe': {'check'},
+    'hooks': {'optim', 'heads', 'datasets', 'metrics'},
+    'heads': {'losses', 'structures'},
+    'transforms': {'structures'},
+    'metrics': {'structures'},
+}
 
 
 def layer_of(name):
@@ -124,13 +130,15 @@ def test_our_names_are_found_from_any_scope(scope):
     code = (
         'import warnings; warnings.simplefilter("ignore")\n'
         'from mmengine.registry import DefaultScope, HOOKS, PARAM_SCHEDULERS, TRANSFORMS, OPTIM_WRAPPER_CONSTRUCTORS\n'
+        'from mmengine.registry import TASK_UTILS\n'
         f'DefaultScope.get_instance("test", scope_name={scope!r})\n'
         'found = [HOOKS.get("mmext.GroupLRHook"), PARAM_SCHEDULERS.get("mmext.WarmupShareLR"),\n'
         '         TRANSFORMS.get("mmext.LoadInstanceMasks"),\n'
-        '         OPTIM_WRAPPER_CONSTRUCTORS.get("mmext.NamedParamGroupConstructor")]\n'
+        '         OPTIM_WRAPPER_CONSTRUCTORS.get("mmext.NamedParamGroupConstructor"),\n'
+        '         TASK_UTILS.get("mmext.MaxIoUAssigner")]\n'
         'print([part.__name__ for part in found])'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == str(
-        ['GroupLRHook', 'WarmupShareLR', 'LoadInstanceMasks', 'NamedParamGroupConstructor']
+        ['GroupLRHook', 'WarmupShareLR', 'LoadInstanceMasks', 'NamedParamGroupConstructor', 'MaxIoUAssigner']
     )

@@ -3,7 +3,7 @@
 # Cost:    77.0 M parameters instead of 44.0 M. Class and mask predictors are new; box regressors fit, one for all classes.
 # Source:  Cai and Vasconcelos 2018, arXiv:1712.00726; weights of cascade-mask-rcnn_r50_fpn_ms-3x_coco, box 44.3, mask 38.5.
 _base_ = [
-    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
+    '../_base_/models/cascade-mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/differential_10x.py',
 ]

@@ -11,7 +11,7 @@ model = dict(
         interleaved=True,
         mask_info_flow=True,
         mask_head=[
-            dict(_base_.model.roi_head.mask_head, type='HTCMaskHead', with_conv_res=stage > 0) for stage in range(3)
+            dict(_base_.model.roi_head.mask_head, type='mmext.HTCMaskHead', with_conv_res=stage > 0) for stage in range(3)
         ]),
     train_cfg=dict(
         rcnn=[

@@ -13,7 +13,7 @@ model = dict(
             aggregation='concat',
             roi_layer=dict(_delete_=True, type='SimpleRoIAlign', output_size=14),
             featmap_strides=[4]),
-        mask_head=dict(type='CoarseMaskHead', num_convs=0, num_fcs=2, fc_out_channels=256),
+        mask_head=dict(type='mmext.CoarseMaskHead', num_convs=0, num_fcs=2, fc_out_channels=256),
         point_head=dict(
             type='MaskPointHead',
             num_fcs=3,

@@ -4,7 +4,7 @@
 # Source:  S0; its remedy for an exploding loss is base 1e-3 and heads 5x.
 # Check:   rate-unsafe: the heads learn at twenty times the linear rule, as S0 has it; S0's own remedy: base 1e-3, heads 5x.
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/models/mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/differential_10x_s0.py',
 ]

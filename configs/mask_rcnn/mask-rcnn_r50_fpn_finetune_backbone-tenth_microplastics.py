@@ -3,7 +3,7 @@
 # Cost:    two moments a parameter: 350 MB of memory instead of 175 MB for momentum.
 # Source:  S1, example 1.
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/models/mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/backbone_tenth.py',
 ]

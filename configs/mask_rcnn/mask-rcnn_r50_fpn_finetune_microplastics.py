@@ -3,7 +3,7 @@
 # Cost:    none over the reference recipe. 1000 proposals in training, MMDetection's base (S3 keeps 2000).
 # Source:  S0 (ratios), S3 (optimizer); weights of mask-rcnn_r50_fpn_ms-poly-3x_coco, COCO box AP 40.9, mask AP 37.1.
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/models/mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/differential_10x.py',
 ]

@@ -4,7 +4,7 @@
 # Source:  S2; MMDetection's schedule_1x; short side 480 to 960.
 # Check:   warm-up-never-over: 500 iterations of warm-up are for thousands of images.
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/models/mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/reference_1x.py',
     '../_base_/runtime.py',

@@ -3,7 +3,7 @@
 # Cost:    none.
 # Source:  S0 (the setting that it holds to be the cause of small masks), S3 (rate).
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/models/mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
     '../_base_/schedules/uniform.py',
 ]

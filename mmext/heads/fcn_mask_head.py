@@ -13,6 +13,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
 from mmext.errors import InputError, raise_all
+from mmext.heads.window_output import WindowOutput
 from mmext.losses.parts import is_number, own_channel
 from mmext.registry import MODELS
 
@@ -85,7 +86,7 @@ def loss_key(kind: str) -> str:
 
 
 @MODELS.register_module()
-class FCNMaskHead(StockFCNMaskHead):
+class FCNMaskHead(WindowOutput, StockFCNMaskHead):
     """MMDetection's FCNMaskHead whose ``loss_mask`` may be Dice, weigh classes, or be several losses.
 
     ``mask_head=dict(type='mmext.FCNMaskHead', loss_mask=[dict(type='CrossEntropyLoss', use_mask=True),
@@ -104,7 +105,8 @@ class FCNMaskHead(StockFCNMaskHead):
 
     Args:
         loss_mask: config of a loss, or a list of them; by default stock's.
-        args, kwargs: of MMDetection's FCNMaskHead.
+        args, kwargs: ``mask_output`` of :class:`mmext.heads.window_output.WindowOutput`, by which masks of predictions are
+            RLEs, and those of MMDetection's FCNMaskHead.
 
     Raises:
         InputError: a loss that cannot be one of masks, weights that do not fit the classes, the same type twice in a list.

@@ -21,11 +21,14 @@ from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
 from mmext.errors import InputError, did_you_mean
+from mmext.heads.window_output import give_rles
+from mmext.hooks.cpu_precision import compute_in
 from mmext.metrics.mask_quality import encoded
 from mmext.model import build_model, load_weights
 from mmext.optim.group_report import load_config
 from mmext.predict.instances import Instances
 from mmext.predict.model_config import class_names, microscope_loader, model_threshold, test_pipeline, with_thresholds
+from mmext.structures.rle_masks import RLEMasks
 from mmext.transforms.load_microscope_image import LoadMicroscopeImage
 
 Image = str | Path | np.ndarray
@@ -45,9 +48,12 @@ class Predictor:
     """Finds the instances of images as MMDetection's own test does: same pipeline, same model, same masks.
 
     Safe to call from several threads. Each has its own transforms, as nothing keeps one of a person's config from holding
-    what it works on. Reading images, transforms and the encoding of masks then run side by side. The network has a lock: a
-    forward pass uses the whole device already, several at a time would take the memory of several batches, and nothing
-    keeps a module from holding what it has computed.
+    what it works on. Reading images and transforms then run side by side. The network has a lock: a forward pass uses the
+    whole device already, several at a time would take the memory of several batches, and nothing keeps a module from holding
+    what it has computed.
+
+    Mask heads that draw as MMDetection's FCNMaskHead does give RLEs here, with the same pixels, so that memory does not grow
+    with the image times the detections.
 
     Args:
         config: a config file, the name of a recipe, or a Config.
@@ -64,10 +70,13 @@ class Predictor:
         max_per_img: most detections an image; None: the config's, which is usually 100.
         classes: names of those to keep; None: all.
         cfg_options: ``KEY=VALUE`` settings of the config, as for ``mim train``.
+        precision: ``auto``, ``bf16`` or ``fp32`` compute faster on a CPU, and the last digits of scores and boxes, in bf16
+            more of them, are others: see :func:`mmext.hooks.cpu_precision.compute_in`. None: as MMDetection, to the bit.
 
     Attributes:
         class_names: of all classes, in the order of the labels.
         thresholds: class name to score.
+        remarks: lines about how it computes.
 
     Raises:
         InputError: config, checkpoint or a setting cannot be used.
@@ -84,6 +93,7 @@ class Predictor:
         max_per_img: int | None = None,
         classes: Sequence[str] | None = None,
         cfg_options: Sequence[str] = (),
+        precision: str | None = None,
     ):
         if isinstance(config, Config) and cfg_options:
             raise InputError('cfg_options: they change a config file; a Config can be changed itself: cfg.merge_from_dict.')
@@ -93,6 +103,7 @@ class Predictor:
             init_default_scope(self.cfg.get('default_scope', 'mmdet'))
             model = build_model(with_thresholds(self.cfg, mask_thr, max_per_img))
             meta = load_weights(model, Path(checkpoint))
+        give_rles(model)
         self.class_names = class_names(self.cfg, meta, model, str(checkpoint))
         self._kept = _kept_classes(classes, self.class_names)
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -105,6 +116,7 @@ class Predictor:
         except Exception as error:  # torch has an error of its own for each kind of device that is not there
             reason = str(error).strip().splitlines()[0]
             raise InputError(f'device: {self.device!r} cannot be used: {reason}. Use cpu, cuda or cuda:N.') from None
+        self.remarks = [] if precision is None else compute_in(self.model, precision)
         self.set_score_thr(score_thr)
         self.pipeline_cfg = test_pipeline(self.cfg)
         self._own = threading.local()
@@ -233,8 +245,10 @@ class Predictor:
     def _instances(self, sample: DetDataSample) -> Instances:
         places, labels, scores = self._chosen(sample)
         masks = sample.pred_instances.masks
-        rles = encoded(masks[torch.as_tensor(places, device=masks.device)] if torch.is_tensor(masks) else masks)
-        rles = rles if torch.is_tensor(masks) else [rles[place] for place in places]
+        if torch.is_tensor(masks):
+            rles = encoded(masks[torch.as_tensor(places, device=masks.device)])
+        else:
+            rles = [encoded(masks)[place] for place in places]
         boxes = _with_area(get_box_tensor(sample.pred_instances.bboxes).float().cpu().numpy()[places], rles)
         size = tuple(int(side) for side in sample.ori_shape[:2])
         return Instances(size, labels[places], scores[places], boxes, rles, self.class_names)
@@ -243,9 +257,11 @@ class Predictor:
         places, labels, scores = self._chosen(sample)
         masks = sample.pred_instances.masks
         boxes = get_box_tensor(sample.pred_instances.bboxes).float().cpu().numpy()[places]
-        if not torch.is_tensor(masks) or not _have_area(boxes).all():
+        if not isinstance(masks, (torch.Tensor, RLEMasks)) or not _have_area(boxes).all():
             found = self._instances(sample)
             masks, boxes = found.masks(), found.boxes
+        elif isinstance(masks, RLEMasks):
+            masks = masks[places].numpy()
         else:
             masks = masks.cpu().numpy().astype(bool, copy=False)[places]
         return {

@@ -62,6 +62,7 @@ class Settings:
     cfg_options: tuple[str, ...] = ()
     batch_size: int = 1
     device: str | None = None
+    precision: str | None = None
     tile: int | None = None
     overlap: float = 0.2
     formats: tuple[str, ...] = ('csv', 'overlay')
@@ -193,7 +194,10 @@ def _predictor(settings: Settings, remark: Callable[[str], None]):
         max_per_img=settings.max_per_img,
         classes=settings.classes,
         cfg_options=settings.cfg_options,
+        precision=settings.precision,
     )
+    for line in found.remarks:
+        remark(line)
     if settings.score_thr == AUTO:
         from mmext.analysis.operating_point import thresholds_for
 
@@ -221,6 +225,7 @@ def _fingerprint(predictor, settings: Settings) -> dict:
         # on another kind of device, or in other batches, the last digits of scores differ
         'batch_size': settings.batch_size,
         'device': predictor.device.partition(':')[0],
+        'precision': settings.precision,
         'tile': settings.tile,
         'overlap': settings.overlap if settings.tile else None,
     }

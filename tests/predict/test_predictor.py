@@ -14,6 +14,7 @@ import mmext
 from mmext.data.demo import KINDS, write_part
 from mmext.errors import InputError
 from mmext.predict.predictor import Predictor, batches
+from mmext.structures.rle_masks import RLEMasks
 
 LOADERS = ('test_dataloader.', 'val_dataloader.')
 ARRAYS = {'masks': bool, 'labels': np.int64, 'scores': np.float32, 'boxes': np.float32}
@@ -80,6 +81,24 @@ def test_rles_hold_the_same_masks(predictor, paths, found):
         assert np.array_equal(instances.boxes, arrays['boxes'])
         assert instances.size == arrays['masks'].shape[1:]
         assert instances.class_names == arrays['class_names']
+
+
+@pytest.mark.parametrize('kind', ['FCNMaskHead', 'mmext.FCNMaskHead'])
+def test_no_mask_is_drawn_at_full_size(config, checkpoint, paths, found, monkeypatch, kind):
+    """Stock's head in the config or ours."""
+    predictor = Predictor(config, checkpoint, 'cpu', cfg_options=[f'model.roi_head.mask_head.type={kind}'])
+    forward, outputs = predictor.model.test_step, []
+
+    def passed(data):
+        samples = forward(data)
+        outputs.extend(type(sample.pred_instances.masks) for sample in samples)
+        return samples
+
+    monkeypatch.setattr(predictor.model, 'test_step', passed)
+    monkeypatch.setattr(RLEMasks, 'masks', property(lambda masks: pytest.fail('drawn')))
+    (instances,) = predictor.instances(paths[:1])
+    assert outputs == [RLEMasks]
+    assert np.array_equal(instances.masks(), found[0]['masks'])
 
 
 def test_arrays_are_taken_as_cv2_reads_them(predictor, paths, found):

@@ -1,6 +1,6 @@
 # Owns: model. MMDetection's htc/htc-without-semantic_r50_fpn_1x_coco.py, the model alone, with padded masks: Cascade Mask
 # R-CNN whose mask heads see the boxes of their own stage and the features of the mask head before them.
-_base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
+_base_ = './cascade-mask-rcnn_r50_fpn_quick.py'
 
 model = dict(
     type='HybridTaskCascade',
@@ -10,7 +10,7 @@ model = dict(
         mask_info_flow=True,
         mask_head=[
             dict(
-                type='HTCMaskHead',
+                type='mmext.HTCMaskHead',
                 with_conv_res=False,  # the first has none before it
                 num_convs=4,
                 in_channels=256,
@@ -18,14 +18,14 @@ model = dict(
                 num_classes=80,
                 loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)),
             dict(
-                type='HTCMaskHead',
+                type='mmext.HTCMaskHead',
                 num_convs=4,
                 in_channels=256,
                 conv_out_channels=256,
                 num_classes=80,
                 loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)),
             dict(
-                type='HTCMaskHead',
+                type='mmext.HTCMaskHead',
                 num_convs=4,
                 in_channels=256,
                 conv_out_channels=256,

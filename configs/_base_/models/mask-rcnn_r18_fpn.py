@@ -1,7 +1,7 @@
 # Owns: model. MMDetection's Mask R-CNN R50-FPN, small: ResNet-18 of 32 base channels, 64-channel FPN, 4 M parameters; same
 # parts under the same names. Anchors of scale 4: the made objects are small. 500 proposals and 128 RoIs an image instead of
 # 1000 and 512: a made image holds about ten objects, and an iteration takes 0.36 of the time.
-_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+_base_ = './mask-rcnn_r50_fpn_quick.py'
 
 model = dict(
     backbone=dict(depth=18, base_channels=32, init_cfg=None),
