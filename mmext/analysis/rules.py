@@ -262,10 +262,11 @@ RULES = (
         text='mask loss {train:.3f} in training, {val:.3f} in validation: {ratio:.2g} times, limit {limit_ratio:g}.',
         advice='Training masks that contradict each other, or augmentation that moves image and mask apart: look at them '
         'with `mmext check CONFIG --show DIR`. If they cannot be mended, a robust mask loss is worth a try: '
-        '`mmext init --recipe mask-rcnn_r50_fpn_finetune_gce`.',
+        "`mask_head=dict(loss_mask=dict(_delete_=True, type='mmext.GCELoss'))`.",
         confidence=0.5,
         limits={
-            'ratio': Limit(1.17, 'sixteen healthy runs had 0.87 to 1.08, eight with masks falsified on purpose 1.26 to 2.7')
+            'ratio': Limit(1.17, 'sixteen healthy runs had 0.87 to 1.08, eight with masks falsified on purpose 1.26 to 2.7'),
+            'iterations': Limit(100, 'as for few-iterations: before, the mean over training still has its first steps'),
         },
         explained_by=('loss-exploding', 'warm-up-unfinished', 'few-iterations'),
     ),
@@ -361,6 +362,21 @@ RULES = (
             'masks-small',
             'masks-large',
         ),
+    ),
+    Rule(
+        'class-masks-poor',
+        'information',
+        symptoms.class_masks_poor,
+        cause='the masks of a class do not count',
+        text='mask IoU of matched objects: {what}; {best} has {best_iou:.2f}. COCO counts a mask from {limit_iou:g} on.',
+        advice='Is the mask grid fine enough for it, and are there enough objects of it? `mmext check CONFIG` says both for '
+        'each class. Thin objects are learnt last: train longer.',
+        confidence=0.4,
+        limits={
+            'iou': Limit(0.5, "COCO's lowest IoU threshold: a mask below it is a false detection at all of them"),
+            'best': Limit(0.6, f'{_OURS}: with all classes poor it is no matter of a class'),
+        },
+        explained_by=(*_NOT_LEARNT, 'mask-loss-slow', 'train-mask-loss-high'),
     ),
     Rule(
         'ap-near-zero',

@@ -255,11 +255,33 @@ def box_mask_gap(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     return Hit(values, settings, advice=advice)
 
 
+def _not_measured(facts: Facts, name: str) -> NotJudged:
+    if not facts.run.val:
+        return NotJudged('there was no validation yet')
+    return NotJudged(f'no {name} in the log (mmext.LossValLoop measures it)')
+
+
+def class_masks_poor(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
+    """Classes whose masks do not count, or that are never found, beside others whose masks are good."""
+    prefix = 'mask/iou_'
+    names = dict.fromkeys(key.removeprefix(prefix) for line in facts.run.val for key in line if key.startswith(prefix))
+    found = {name: facts.last(prefix + name) for name in names if name not in ('area_small', 'area_medium', 'area_large')}
+    found = {name: iou for name, iou in found.items() if iou is not None}  # None: without an object
+    if not found:
+        return _not_measured(facts, 'mask/iou of a class')
+    best = max(found, key=found.get)
+    poor = {name: iou for name, iou in found.items() if iou < limit['iou']}
+    if not poor or found[best] < limit['best']:
+        return None
+    words = [f'{name} {iou:.2f}' if iou else f'{name} is never found' for name, iou in poor.items()]
+    return Hit({'what': ', '.join(words), 'best': best, 'best_iou': found[best]})
+
+
 def mask_iou_gap(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     """Matched objects whose box fits far better than their mask."""
     gap, iou = facts.last('mask/gap'), facts.last('mask/iou')
     if gap is None or iou is None:
-        return NotJudged('no mask/gap in the log (mmext.LossValLoop measures it)')
+        return _not_measured(facts, 'mask/gap')
     return Hit({'gap': gap, 'iou': iou, 'box': iou + gap}) if gap >= limit['gap'] else None
 
 
@@ -267,7 +289,7 @@ def masks_small(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     """Masks of matched objects that cover only a part of them."""
     ratio, coverage = facts.last('mask/area_ratio'), facts.last('mask/coverage')
     if ratio is None or coverage is None:
-        return NotJudged('no mask/area_ratio in the log (mmext.LossValLoop measures it)')
+        return _not_measured(facts, 'mask/area_ratio')
     if ratio == 0 or ratio >= limit['ratio']:  # 0: nothing was matched
         return None
     settings, advice = remedies.higher_mask_rate(facts)
@@ -278,7 +300,7 @@ def masks_large(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     """Masks of matched objects that are far larger than they."""
     ratio, coverage = facts.last('mask/area_ratio'), facts.last('mask/coverage')
     if ratio is None or coverage is None:
-        return NotJudged('no mask/area_ratio in the log (mmext.LossValLoop measures it)')
+        return _not_measured(facts, 'mask/area_ratio')
     large = ratio > limit['ratio'] and coverage >= limit['coverage']
     return Hit({'ratio': ratio, 'coverage': coverage}) if large else None
 
@@ -313,7 +335,7 @@ def _mask_levels(facts: Facts) -> tuple[float, float] | NotJudged:
     """Mask loss of training and of validation, both as optimised, as they stand."""
     train, val = facts.late(facts.families.get('mask', np.array([]))), facts.last('val_loss_mask')
     if train is None or val is None or train <= 0 or val <= 0:
-        return NotJudged('no val_loss_mask in the log (mmext.LossValLoop measures it), or too few log lines')
+        return _not_measured(facts, 'val_loss_mask') if val is None else NotJudged('too few log lines')
     if facts.done < 2 and facts.by_epoch:
         return NotJudged('the first epoch is not over')
     if not facts.ended:
@@ -329,6 +351,8 @@ def train_mask_loss_high(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
     levels = _mask_levels(facts)
     if isinstance(levels, NotJudged):
         return levels
+    if facts.iterations < limit['iterations']:
+        return NotJudged(f'iterations: {facts.iterations:.0f}, needed: {limit["iterations"]:.0f}')
     train, val = levels
     return Hit({'train': train, 'val': val, 'ratio': train / val}) if train >= limit['ratio'] * val else None
 

@@ -9,6 +9,9 @@ from mmcv.ops.roi_align import roi_align
 from mmext.errors import InputError
 from mmext.structures.window import Window
 
+# RoIs whose weights are in memory together: more at once are slower, since they leave the processor's cache
+_AT_ONCE = 128
+
 
 def mask_targets(
     windows: Sequence[Window],
@@ -49,9 +52,11 @@ def mask_targets(
     targets = np.empty((len(boxes), *grid), bool if binarize else boxes.dtype)
     exact = np.ones(len(boxes), bool)
     if binarize and boxes.dtype in (np.float32, np.float64) and all(one.pixels.max(initial=0) <= 1 for one in windows):
-        values, errors = _products(windows, size, boxes[order], owners[order], grid)
-        targets[order] = values >= 0.5
-        exact[order] = (np.abs(values - 0.5) <= errors[:, None, None]).any((1, 2))
+        for begin in range(0, len(order), _AT_ONCE):
+            part = order[begin : begin + _AT_ONCE]
+            values, errors = _products(windows, size, boxes[part], owners[part], grid)
+            targets[part] = values >= 0.5
+            exact[part] = (np.abs(values - 0.5) <= errors[:, None, None]).any((1, 2))
     if exact.any():
         chosen = order[exact[order]]
         values = _kernel(windows, size, boxes[chosen], owners[chosen], grid)
@@ -73,18 +78,19 @@ def _products(
     Returns:
         (R, rows, columns) float32, of boxes in the order of their owners, and (R,).
     """
-    heights, widths = np.array([one.pixels.shape for one in windows], int).T
-    tops, lefts = np.array([(one.y1, one.x1) for one in windows], int).T
+    present, firsts, owners, counts = np.unique(owners, return_index=True, return_inverse=True, return_counts=True)
+    windows = [windows[place] for place in present.tolist()]
+    heights, widths = np.array([one.pixels.shape for one in windows], int).reshape(-1, 2).T
+    tops, lefts = np.array([(one.y1, one.x1) for one in windows], int).reshape(-1, 2).T
     down, in_rows = sample_weights(boxes[:, 1::2], size[0], grid[0], tops[owners], heights[owners])
     across, in_columns = sample_weights(boxes[:, 0::2], size[1], grid[1], lefts[owners], widths[owners])
     values = np.empty((len(boxes), *grid), np.float32)
-    present, firsts, counts = np.unique(owners, return_index=True, return_counts=True)
     y = x = 0
-    for owner, first, count in zip(present.tolist(), firsts.tolist(), counts.tolist(), strict=True):
-        height, width = windows[owner].pixels.shape
+    for window, first, count in zip(windows, firsts.tolist(), counts.tolist(), strict=True):
+        height, width = window.pixels.shape
         rows = down[y : (y := y + count * grid[0] * height)].reshape(count * grid[0], height)
         columns = across[x : (x := x + count * grid[1] * width)].reshape(count, grid[1], width)
-        left = (rows @ windows[owner].pixels.astype(np.float32)).reshape(count, grid[0], width)
+        left = (rows @ window.pixels.astype(np.float32)).reshape(count, grid[0], width)
         np.matmul(left, columns.transpose(0, 2, 1), out=values[first : first + count])
     return values, (in_rows * in_columns + heights[owners] + widths[owners] + 8) * 2.0**-23
 

@@ -265,6 +265,9 @@ PLANTED = {
         train=healthy_train(), val=healthy_val(**{'mask/area_ratio': [1.6] * 4, 'mask/coverage': [0.95] * 4})
     ),
     'mask-iou-gap': dict(train=healthy_train(), val=at_all_times(**{'mask/gap': 0.25, 'mask/iou': 0.55})),
+    'class-masks-poor': dict(
+        train=healthy_train(), val=at_all_times(**{'mask/iou_Film': 0.8, 'mask/iou_Fiber': 0.3, 'mask/iou_area_small': 0.2})
+    ),
     'ap-near-zero': dict(train=healthy_train(), val=at_all_times(**{'coco/bbox_mAP_50': 0, BOX: 0, MASK: 0})),
     'mask-ap-stuck': dict(
         train=lines_with(80, loss_mask=np.geomspace(1.5, 0.2, 80)),
@@ -390,6 +393,33 @@ def test_new_heads_at_a_low_rate_are_a_problem_where_masks_still_get_better(tmp_
 def test_masks_that_fit_better_than_boxes_are_judged(tmp_path):
     answer = diagnose(make_run(tmp_path, healthy_train(), at_all_times(**{'mask/gap': -0.03})))
     assert (codes(answer), answer.not_judged.get('mask-iou-gap')) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ('ious', 'words'),
+    [
+        ({'Film': 0.8, 'Fiber': 0.0, 'Fragment': 0.7}, 'Fiber is never found; Film has 0.80'),
+        ({'Film': 0.8, 'Fiber': 0.31, 'Fragment': 0.4}, 'Fiber 0.31, Fragment 0.40; Film has 0.80'),
+        ({'Film': 0.8, 'Fiber': 0.51}, None),
+        ({'Film': 0.55, 'Fiber': 0.2}, None),
+        ({'Film': 0.8, 'Fiber': -1}, None),  # without an object
+    ],
+)
+def test_a_class_whose_masks_do_not_count_beside_a_good_one(tmp_path, ious, words):
+    val = at_all_times(**{f'mask/iou_{name}': iou for name, iou in ious.items()})
+    found = [one for one in diagnose(make_run(tmp_path, healthy_train(), val)).findings if one.code == 'class-masks-poor']
+    assert [words in one.text for one in found] == ([True] if words else [])
+
+
+def test_a_short_training_is_not_judged_by_its_mean_loss(tmp_path):
+    short = dict(train=lines_with(loss_mask=curve(1.5, 0.3))[:9], val=healthy_val())
+    assert 'train-mask-loss-high' not in codes(diagnose(make_run(tmp_path, **short)))
+
+
+def test_before_the_first_validation_nothing_is_missing_from_the_log(tmp_path):
+    answer = diagnose(make_run(tmp_path, healthy_train(), []))
+    assert 'there was no validation yet' in answer.not_judged.values()
+    assert not any('LossValLoop' in why for why in answer.not_judged.values())
 
 
 def test_coco_like_aps_are_no_gap(tmp_path):

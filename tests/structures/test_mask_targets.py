@@ -68,7 +68,7 @@ def test_the_product_is_as_near_to_the_kernel_as_it_says(image, step, grid):
     rois = torch.from_numpy(np.concatenate([owners[order, None], boxes[order]], 1).astype(np.float32))
     theirs = roi_align(torch.from_numpy(masks[:, None].astype(np.float32)), rois, grid, 1.0, 0, 'avg', True)
     assert (np.abs(values - theirs[:, 0].numpy()) <= errors[:, None, None]).all()
-    assert np.median(errors) < 1e-3
+    assert errors.max() < 0.01
 
 
 def test_cells_that_are_one_half_are_left_to_the_kernel(monkeypatch):
