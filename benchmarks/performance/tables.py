@@ -54,7 +54,7 @@ def row_cells(record: dict) -> list[list[str]]:
         memory = f'{in_memory(side["peak_bytes"])}, {in_memory(own["peak_bytes"])}' if own['peak_bytes'] is not None else ''
         rows.append(
             [
-                record['row'],
+                record['row'] + (f': {ours.removeprefix("mmext, ")}' if ours.startswith('mmext, ') else ''),
                 record['data'],
                 name,
                 in_time(statistics.median(side['seconds'])),

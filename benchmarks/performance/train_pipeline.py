@@ -145,7 +145,7 @@ def row(data: str, kind: str, content: dict, images: Path, folder: Path, rounds:
         {name: lambda dataset=dataset: read_all(dataset) for name, dataset in sets.items()},
         rounds,
         EQUAL,
-        None if data == SMALL else GOAL,
+        GOAL,
         memory=True,
     )
     return {**record, 'bytes_of_an_object': sizes}
