@@ -38,7 +38,7 @@ def cli() -> None:
     \b
     mmext demo-data data/demo                              made images to try everything on
     mmext init --train ANN IMAGES --val ANN IMAGES \\
-               --recipe mask-rcnn_r50_fpn_finetune --out my.py   a config for your own COCO files
+               --recipe mask-rcnn_r50_fpn_finetune --out my.py   a config for your own data
     mmext check my.py                                      what in config and annotations would spoil a training
     mmext groups my.py --schedule                          which part learns at which rate
     mim train mmdet my.py --work-dir work_dirs/my          the training itself is MMDetection's
@@ -82,24 +82,78 @@ def demo_data(folder: Path, images: int, val_images: int | None, seed: int, kind
 
 
 @cli.command()
-@click.option('--train', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='COCO file and image folder.')
+@click.option(
+    '--train', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='Annotations and image folder.'
+)
 @click.option('--val', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='The same for validation.')
 @click.option('--recipe', required=True, metavar='NAME', help='The recipe to start from; `--recipe list` prints the names.')
 @click.option('--out', type=click.Path(dir_okay=False, path_type=Path), metavar='CONFIG', help='The config to write.')
+@click.option(
+    '--split',
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar='SHARE',
+    help='Without --val: share of the images to validate on, even in its classes: 0.2',
+)
+@click.option(
+    '--group-by',
+    metavar='REGEX',
+    help='With --split: found in file names; its first group, else the match, names the sample: it stays in one part.',
+)
+@click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Of --split: same seed, same parts.')
+@click.option(
+    '--format',
+    'kind',
+    type=click.Choice(['coco', 'label-maps', 'yolo', 'labelme', 'cvat', 'via']),
+    help='Of ANN, where it is of several.  [default: by its files]',
+)
+@click.option(
+    '--objects',
+    type=click.Choice(['values', 'components']),
+    help='Of label maps: each value is an object, or each connected region.  [default: values; components with a table]',
+)
+@click.option(
+    '--class-attribute', metavar='NAME', help='Region attribute of VIA that is the class.  [default: the only one]'
+)
+@click.option('--class-name', metavar='NAME', help='The class, where the files tell none.  [default: object]')
 @click.option('--batch-size', type=click.IntRange(1), help="Images a step on one GPU.  [default: the recipe's]")
 @click.option(
     '--crowd-as-instances',
     is_flag=True,
     help='Train on annotations with iscrowd=1, as CVAT writes masks: in copies of ANN beside CONFIG they are 0.',
 )
-@click.option('--force', is_flag=True, help='Write over an existing CONFIG, and over its copies of ANN.')
-def init(train, val, recipe: str, out: Path | None, batch_size: int | None, crowd_as_instances: bool, force: bool) -> None:
-    """Write a config for your own COCO files: classes, paths, batch, rate and detection caps are taken from them.
+@click.option('--force', is_flag=True, help='Write over an existing CONFIG, and over what was written beside it before.')
+def init(
+    train,
+    val,
+    recipe: str,
+    out: Path | None,
+    split: float | None,
+    group_by: str | None,
+    seed: int,
+    kind: str | None,
+    objects: str | None,
+    class_attribute: str | None,
+    class_name: str | None,
+    batch_size: int | None,
+    crowd_as_instances: bool,
+    force: bool,
+) -> None:
+    """Write a config for your own data: classes, paths, batch, rate and detection caps are taken from it.
+
+    ANN: a COCO file; a folder of label maps (PNG, TIFF); YOLO segmentation (data.yaml, or a folder of labels); a folder of
+    LabelMe files; the XML of CVAT for images 1.1; JSON or CSV of VGG Image Annotator 2. What is not COCO is converted, in a
+    file beside CONFIG. How classes and objects are told in each format: docs/your-data.md.
 
     \b
-    Example:
-      mmext init --train ann/train.json images/train --val ann/val.json images/val \\
-                 --recipe mask-rcnn_r50_fpn_finetune --out my_config.py
+    Examples, all with --recipe mask-rcnn_r50_fpn_finetune --out my_config.py:
+      mmext init --train ann/train.json images/train --val ann/val.json images/val
+      mmext init --train labels images --split 0.2 --group-by '(.*)_frame'     any format, split by sample
+      mmext init --train masks images --split 0.2 --class-name cell            label maps: masks/a.png or masks/Fiber/a.png
+      mmext init --train data.yaml images/train --val data.yaml images/val     YOLO: labels/train, labels/val
+      mmext init --train labelme images --split 0.2                            LabelMe
+      mmext init --train annotations.xml images --split 0.2                    CVAT for images 1.1
+      mmext init --train via.json images --split 0.2 --class-attribute type    VIA
+      mmext init --train cvat.json images --split 0.2 --crowd-as-instances     CVAT's COCO
     """
     from mmext import recipes
 
@@ -108,16 +162,21 @@ def init(train, val, recipe: str, out: Path | None, batch_size: int | None, crow
             first = path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# Changes: ')
             click.echo(f'{name}\t{first}')
         return
-    for option, value in (('--train', train), ('--val', val), ('--out', out)):
+    for option, value in (('--train', train), ('--val', val or split), ('--out', out)):
         if not value:
-            raise click.UsageError(f'Missing option {option!r}. See the example in `mmext init --help`.')
-    from mmext.data.own_data import copy_path, write_config
+            also = ' or --split' if option == '--val' else ''
+            raise click.UsageError(f'Missing option {option!r}{also}. See the examples in `mmext init --help`.')
+    if val and split:
+        raise click.UsageError('--val and --split exclude each other: --split makes the validation part.')
+    if group_by and not split:
+        raise click.UsageError('--group-by says how to --split; give both.')
+    from mmext.data.formats.content import Asked
+    from mmext.data.own_data import write_config
 
-    written = [out, *(copy_path(out, part) for part in ('train', 'val') if crowd_as_instances)]
-    there = next((path for path in written if path.exists()), None)
-    if there and not force:
-        raise InputError(f'--out: {there} is there already. Give another name, or --force to write over it.')
-    for line in write_config(train, val, recipe, out, batch_size, crowd_as_instances):
+    asked = Asked(kind, objects, class_attribute, class_name)
+    for line in write_config(
+        train, val or None, recipe, out, batch_size, crowd_as_instances, asked, split, group_by, seed, force
+    ):
         click.echo(line)
 
 

@@ -1,23 +1,17 @@
-"""A config for a person's own COCO files: everything that can be read off the files is written, with its reason."""
+"""A config for a person's own data: everything that can be read off the annotations is written, with its reason."""
 
-import json
 import os
 import pprint
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import mmext
-from mmext.data.coco_file import (
-    CocoFile,
-    check_for_training,
-    class_difference,
-    count_by_class,
-    dropped_in_training,
-    objects_per_image,
-    read_coco,
-)
-from mmext.data.crowd import NOTABLE, as_instances, crowd_by_class
-from mmext.errors import InputError, raise_all, some
+from mmext.atomic_file import write_atomically
+from mmext.data.coco_file import count_by_class, dropped_in_training, objects_per_image
+from mmext.data.formats.content import Asked
+from mmext.data.parts import Part, check_targets, encoded, read_parts, split_part
+from mmext.data.parts import copy_path as copy_path  # who writes a config knows where it goes
+from mmext.errors import InputError, some
 
 # semantic heads count the classes of a stuff map, backbones those that they were pretrained on, not the instances'
 OTHER_CLASSES = ('FusedSemanticHead', 'VGG')
@@ -83,105 +77,71 @@ def portable(path: Path, config: Path) -> str:
     return f'{{{{fileDirname}}}}/{path.relative_to(folder).as_posix()}' if movable else path.as_posix()
 
 
-def copy_path(out: Path, part: str) -> Path:
-    """Where the annotations of a part without crowds are written, beside the config that uses them."""
-    return out.with_name(f'{out.stem}_{part}_crowd-as-instances.json')
-
-
 def write_config(
     train: tuple[Path, Path],
-    val: tuple[Path, Path],
+    val: tuple[Path, Path] | None,
     recipe: str,
     out: Path,
     batch_size: int | None = None,
     crowd_as_instances: bool = False,
+    asked: Asked | None = None,
+    split: float | None = None,
+    group_by: str | None = None,
+    seed: int = 0,
+    force: bool = True,
 ) -> list[str]:
-    """Check the files, write the config and say what was found.
+    """Check the annotations, write the config and say what was found.
 
     Args:
-        train: COCO file and image folder to train on.
-        val: the same for validation.
+        train: annotations of any format that :mod:`mmext.data.formats` knows, and image folder, to train on. What is no COCO
+            file is converted to one, written beside the config.
+        val: the same for validation; None with ``split``.
         recipe: name of a shipped recipe.
         out: config to write.
         batch_size: images a step over all GPUs; None takes the recipe's.
         crowd_as_instances: use copies of the COCO files, written beside the config, in which every ``iscrowd=1`` with a mask
             is 0. The files themselves are left as they are.
+        asked: what the person says of annotations that do not tell themselves.
+        split: share of the images of ``train`` to validate on.
+        group_by: regular expression that finds in a file name the sample that the image is of; a sample is in one part.
+        seed: of the split.
+        force: write over the config and over annotation files that were written here before.
 
     Returns:
         Lines for the person: what is in the data, and the next commands.
 
     Raises:
-        InputError: all that is wrong with the files, at once.
+        InputError: all that is wrong with the files, at once; a file would be written over.
     """
     base = mmext.recipe(recipe)
     if out.suffix != '.py':
         raise InputError(f'--out: {out} must end in .py: MMDetection reads it as a Python config.')
-    files, copies = [], {}
-    parts = {'train': train, 'val': val}
-    mistakes, remarks = [], []
-    for part, (ann_file, folder) in parts.items():
-        try:
-            coco = read_coco(ann_file)
-        except InputError as error:
-            mistakes.append(str(error))
-            continue
-        if not crowd_as_instances:
-            remarks += _crowd_lines(coco, part)
-        else:
-            coco, text, line = _without_crowd(coco, copy_path(out, part))
-            remarks.append(line)
-            if text:
-                copies[coco.path] = text
-                parts[part] = coco.path, folder
-        files.append(coco)
-        mistakes += check_for_training(coco, folder)
-    if len(files) == 2:
-        mistakes += class_difference(*files)
-    raise_all(mistakes)
+    if out.exists() and not force:
+        raise InputError(f'--out: {out} is there already. Give another name, or --force to write over it.')
+    if (val is None) == (split is None):
+        raise InputError('--val: a validation part is needed, and one only: give --val ANN IMAGES or --split SHARE.')
+    given = {'train': train} if val is None else {'train': train, 'val': val}
+    parts = read_parts(given, out, asked or Asked(), crowd_as_instances, split is not None)
+    if split is not None:
+        parts = split_part(parts[0], split, group_by, seed, out)
+    check_targets(parts, force)
     from mmengine.config import Config
 
     cfg = Config.fromfile(base)
-    images = len(files[0].images)
+    images = len(parts[0].coco.images)
     if batch_size and batch_size > images:
         raise InputError(f'--batch-size: {batch_size} is more than the {images} training images.')
     batch_size = batch_size or min(cfg.train_dataloader.batch_size, images)
-    text, lines = _config_text(cfg, files, tuple(parts.values()), recipe, out, batch_size, remarks)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path, document in copies.items():
-        path.write_text(document, encoding='utf-8')
-    out.write_text(text, encoding='utf-8')
+    text, lines = _config_text(cfg, parts, recipe, out, batch_size)
+    for part in parts:
+        if part.document is not None:
+            write_atomically(encoded(part.document), part.coco.path)
+    write_atomically(text.encode(), out)
     return lines
 
 
-def _crowd_lines(coco: CocoFile, part: str) -> list[str]:
-    """Classes that are crowd regions to a notable part, and the option that makes objects of them."""
-    crowded = [f'{crowd} of {n} {name}' for name, (crowd, n) in crowd_by_class(coco).items() if crowd > NOTABLE * n]
-    if not crowded:
-        return []
-    use = 'does not train on them' if part == 'train' else 'measures nothing against them'
-    return [
-        f'  {coco.path}: crowd regions (iscrowd=1): {some(crowded)}. MMDetection {use}. If each is one object (CVAT writes '
-        'masks so), run this again with --crowd-as-instances --force.'
-    ]
-
-
-def _without_crowd(coco: CocoFile, copy: Path) -> tuple[CocoFile, str | None, str]:
-    """The file without crowds, the text of its copy, None when there is nothing to change, and what to say of it."""
-    document, changed = as_instances(json.loads(coco.path.read_text(encoding='utf-8-sig')))
-    if not changed:
-        return coco, None, f'  {coco.path}: no annotation is iscrowd=1 with a mask, so it is used as it is.'
-    left = sum(bool(annotation.get('iscrowd')) for annotation in document['annotations'])
-    rest = f' {left} crowds without a mask stay as they are.' if left else ''
-    line = (
-        f'  {coco.path}: {changed} of {len(coco.annotations)} annotations are set from iscrowd=1 to 0 in a copy, {copy}. '
-        f'The file itself is left as it is.{rest}'
-    )
-    return replace(coco, path=copy, annotations=document['annotations']), json.dumps(document, ensure_ascii=False), line
-
-
-def _config_text(
-    cfg, files: list[CocoFile], parts: tuple, recipe: str, out: Path, batch_size: int, remarks: list[str]
-) -> tuple[str, list[str]]:
+def _config_text(cfg, parts: Sequence[Part], recipe: str, out: Path, batch_size: int) -> tuple[str, list[str]]:
+    files = [part.coco for part in parts]
     train, val = files
     most = max(count for file in files for count in objects_per_image(file).values())
     model = dict(with_num_classes(cfg.model, len(train.classes)) or {})
@@ -191,8 +151,9 @@ def _config_text(
     base_batch, base_rate = cfg.auto_scale_lr.base_batch_size, cfg.optim_wrapper.optimizer.lr
     rate = float(f'{base_rate * batch_size / base_batch:.6g}')
     val_batch = min(cfg.val_dataloader.batch_size, len(val.images))
-    val_file = portable(parts[1][0], out)
-    text = f"""# Written by `mmext init` from {train.path.name} and {val.path.name}; yours to change.
+    val_file = portable(val.path, out)
+    sources = ' and '.join(dict.fromkeys(part.source.name for part in parts))
+    text = f"""# Written by `mmext init` from {sources}; yours to change.
 _base_ = __import__('mmext').recipe({recipe!r})
 
 num_classes = {len(train.classes)}
@@ -221,7 +182,8 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     lines = [f'{len(train.images)} training and {len(val.images)} validation images, at most {most} objects in one.']
     lines += [f'  {name}: {counts[name]} and {val_counts[name]} objects' for name in train.classes]
     lines += [f'  {name} has no object to train on.' for name in train.classes if not counts[name]]
-    lines += remarks
+    lines += [f'  {name} has no object to validate on, so no AP.' for name in train.classes if not val_counts[name]]
+    lines += [line for part in parts for line in part.lines]
     for file in files:
         dropped = dropped_in_training(file)
         if dropped:
@@ -233,8 +195,8 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     return text, lines
 
 
-def _loader(part: tuple[Path, Path], out: Path, batch_size: int) -> str:
-    ann_file, folder = part
+def _loader(part: Part, out: Path, batch_size: int) -> str:
+    ann_file, folder = part.coco.path, part.folder
     return f"""dict(
     batch_size={batch_size},
     dataset=dict(
