@@ -196,12 +196,12 @@ def test_the_header_names_the_weights_and_their_published_ap(recipe):
 
 
 @pytest.mark.parametrize('recipe', [name for name in RECIPES if 'soft-target' in name])
-def test_soft_targets_are_made_of_bitmaps(recipe):
+def test_soft_targets_are_made_of_pixels(recipe):
     cfg = Config.fromfile(RECIPES[recipe])
     assert cfg.model.train_cfg.rcnn.soft_mask_target
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):  # the validation loss has targets too
         (load,) = [step for step in loader.dataset.pipeline if step.type in ('LoadAnnotations', 'mmext.LoadInstanceMasks')]
-        assert (load.type, load.with_mask, load.poly2mask) == ('LoadAnnotations', True, True)
+        assert (load.type, load.polygons) == ('mmext.LoadInstanceMasks', False)
 
 
 @pytest.mark.parametrize('name', ['staged', 'staged-matterport'])
