@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from side_by_side import coco_parts, in_words, write
+from side_by_side import coco_parts, record_of, write
 from torch.profiler import ProfilerActivity, profile
 from whole_runs import PARTS, STOCK, r50, three_ways
 
@@ -112,8 +112,7 @@ def main() -> int:
                 print(side, sides[side]['counts'])
             row = f'R50 iteration, batch {chosen.batch}, {precision}, {workers} workers'
             data = chosen.data.name if chosen.data else 'made, 1280x1024'
-            records.append({'row': row, 'data': data, 'equal': '', 'bound': None, 'sides': sides})
-            print(in_words(records[-1]), flush=True)
+            records.append(record_of(row, data, sides))
     write(records, chosen.out)
     return 0
 

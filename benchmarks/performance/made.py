@@ -6,9 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from mmext.data.demo import PARTICLES, SIDE, make_image
+from mmext.data.demo import PARTICLES, SIDE, coco_shape, make_image
 
 
 def write_large(folder: Path, images: int, seed: Sequence[int], rows: int = 4, columns: int = 5, per_scene: int = 1) -> Path:
@@ -34,18 +33,12 @@ def write_large(folder: Path, images: int, seed: Sequence[int], rows: int = 4, c
             part, objects = make_image(np.random.default_rng([*seed, number, scene]), kinds)
             picture[top : top + SIDE, left : left + SIDE] = part
             for label, outline in objects:
-                polygon = np.round(outline + np.array((left, top)), 2)
-                rle = coco_mask.merge(coco_mask.frPyObjects([polygon.ravel().tolist()], size['height'], size['width']))
-                low, high = polygon.min(0), polygon.max(0)
                 annotations.append(
                     {
                         'id': len(annotations) + 1,
                         'image_id': number + 1,
                         'category_id': names.index(list(kinds)[label]) + 1,
-                        'segmentation': [polygon.ravel().tolist()],
-                        'bbox': [*low.tolist(), *(high - low).tolist()],
-                        'area': int(coco_mask.area(rle)),
-                        'iscrowd': 0,
+                        **coco_shape(outline + np.array((left, top)), **size),
                     }
                 )
         name = f'{number:04d}.png'

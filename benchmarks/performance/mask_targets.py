@@ -68,28 +68,13 @@ def rows(data: str, file: Path, rounds: int) -> list[dict]:
         soft = targets(windows, binarize=False), targets(bitmaps, binarize=False)
         must_equal(np.array_equal(*soft), f'{data}: soft targets of {side}x{side}')
         stock = {'MMDetection, bitmaps': lambda targets=targets: targets(bitmaps)}
-        records.append(
-            side_by_side(
-                f'{ROIS} targets of {side}x{side}, RLE',
-                data,
-                {**stock, 'mmext, windows': lambda targets=targets: targets(windows)},
-                rounds,
-                'targets and soft targets, to the bit',
-                WINDOWS,
-                memory=True,
-            )
-        )
-        records.append(
-            side_by_side(
-                f'{ROIS} targets of {side}x{side}, polygons',
-                data,
-                {**stock, "mmext, MMDetection's polygons": lambda targets=targets: targets(polygons)},
-                rounds,
-                'the code of MMDetection for polygons itself',
-                POLYGONS,
-                memory=True,
-            )
-        )
+        for kind, name, masks, equal, bound in (
+            ('RLE', 'mmext, windows', windows, 'targets and soft targets, to the bit', WINDOWS),
+            ('polygons', "mmext, MMDetection's polygons", polygons, 'the code of MMDetection for polygons itself', POLYGONS),
+        ):
+            sides = {**stock, name: lambda targets=targets, masks=masks: targets(masks)}
+            row = f'{ROIS} targets of {side}x{side}, {kind}'
+            records.append(side_by_side(row, data, sides, rounds, equal, bound, memory=True))
     soft = {
         name: lambda masks=masks: masks.crop_and_resize(rois, (28, 28), owners, binarize=False)
         for name, masks in (('MMDetection, bitmaps', bitmaps), ('mmext, windows', windows))

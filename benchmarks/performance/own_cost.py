@@ -27,7 +27,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
-from side_by_side import in_words, must_equal, options, side_by_side, write
+from side_by_side import STOCK_HOOKS, must_equal, options, record_of, side_by_side, write
 
 import mmext
 from mmext.data.demo import write_part
@@ -35,13 +35,6 @@ from mmext.data.demo import write_part
 IMAGES = 48
 # iterations left out at the beginning of an epoch
 WARM_UP = 2
-STOCK_HOOKS = {
-    'timer': {'type': 'IterTimerHook'},
-    'logger': {'type': 'LoggerHook', 'interval': 5},
-    'param_scheduler': {'type': 'ParamSchedulerHook'},
-    'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'max_keep_ckpts': 2},
-    'sampler_seed': {'type': 'DistSamplerSeedHook'},
-}
 # at most this share of an iteration, and this many seconds
 SHARE, HELP = 0.01, 0.3
 CONSTRUCTORS = {'MMEngine': 'DefaultOptimWrapperConstructor', 'mmext': 'mmext.NamedParamGroupConstructor'}
@@ -129,11 +122,9 @@ def train(folder: Path, name: str, stock: bool) -> dict[str, float]:
 
 
 def record(row: str, data: str, seconds: dict[str, Sequence[float]], equal: str, bound: float | None = None) -> dict:
-    """A record of side_by_side.py from times that were measured inside something else."""
+    """A record of times that were measured inside something else."""
     sides = {name: {'seconds': list(times), 'peak_bytes': None} for name, times in seconds.items()}
-    made = {'row': row, 'data': data, 'equal': equal, 'bound': bound, 'sides': sides}
-    print(in_words(made), flush=True)
-    return made
+    return record_of(row, data, sides, equal, bound)
 
 
 def hook_rows(rounds: int) -> list[dict]:

@@ -22,6 +22,16 @@ _PACKAGES = ('torch', 'mmdet', 'mmcv', 'numpy', 'pycocotools')
 _LAYOUTS = (('{part}/annotations.json', '{part}'), ('annotations/{part}.json', '{part}'))
 
 
+# MMEngine's default hooks, but for the one that draws
+STOCK_HOOKS = {
+    'timer': {'type': 'IterTimerHook'},
+    'logger': {'type': 'LoggerHook', 'interval': 5},
+    'param_scheduler': {'type': 'ParamSchedulerHook'},
+    'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'max_keep_ckpts': 2},
+    'sampler_seed': {'type': 'DistSamplerSeedHook'},
+}
+
+
 def options(doc: str, name: str, rounds: int) -> argparse.Namespace:
     """Command line of a script, which writes ``NAME.json`` beside itself unless told otherwise."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,7 +97,16 @@ def side_by_side(
             sides[name]()
             seconds[name].append(time.perf_counter() - start)
     found = {name: {'seconds': seconds[name], 'peak_bytes': peaks[name]} for name in sides}
-    record = {'row': row, 'data': data, 'equal': equal, 'bound': bound, 'sides': found}
+    return record_of(row, data, found, equal, bound)
+
+
+def record_of(row: str, data: str, sides: Mapping[str, dict], equal: str = '', bound: float | None = None) -> dict:
+    """The record of times that are there already, which is told; arguments are those of :func:`side_by_side`.
+
+    Args:
+        sides: name to ``seconds`` and ``peak_bytes`` (None: not measured), and whatever else is kept.
+    """
+    record = {'row': row, 'data': data, 'equal': equal, 'bound': bound, 'sides': dict(sides)}
     print(in_words(record), flush=True)
     return record
 

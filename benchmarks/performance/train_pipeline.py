@@ -37,7 +37,7 @@ SIDES = {
 KINDS = ('polygons', 'RLE', 'half RLE', 'polygons and a crowd')
 EQUAL = 'images, boxes, labels, ignore regions, masks of every image'
 GOAL = 8
-# the second has no goal: with few objects in a small image there is little to win beside reading it
+# in the second there are few objects in a small image, and little to win beside reading it
 LARGE, SMALL = 'made 1280x1024', 'demo 256x256'
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from made import write_large
 from mmengine.config import Config
-from side_by_side import coco_parts, in_words, write
+from side_by_side import STOCK_HOOKS, coco_parts, record_of, write
 
 from mmext.data.own_data import write_config
 from mmext.optim.group_report import load_config
@@ -34,13 +34,6 @@ _STOCK_TYPES = {
     'mmext.MaxIoUAssigner': {'type': 'MaxIoUAssigner'},
 }
 _OURS_ALONE = ('mask_output', 'backend')
-_STOCK_HOOKS = {
-    'timer': {'type': 'IterTimerHook'},
-    'logger': {'type': 'LoggerHook', 'interval': 5},
-    'param_scheduler': {'type': 'ParamSchedulerHook'},
-    'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'max_keep_ckpts': 2},
-    'sampler_seed': {'type': 'DistSamplerSeedHook'},
-}
 
 
 def with_stock_parts(value: object) -> object:
@@ -56,7 +49,7 @@ def three_ways(cfg: Config) -> dict[str, Config]:
     cfg.custom_imports = {'imports': ['mmext.registry', 'step_times'], 'allow_failed_imports': False}
     cfg.custom_hooks = [{'type': 'StepTimesHook'}]
     cfg.setdefault('visualizer', {})['vis_backends'] = [{'type': 'LocalVisBackend'}]
-    lean = Config({**cfg.to_dict(), 'default_hooks': _STOCK_HOOKS})
+    lean = Config({**cfg.to_dict(), 'default_hooks': STOCK_HOOKS})
     if lean.get('val_cfg'):
         lean.val_cfg = {'type': 'ValLoop'}
     return {STOCK: Config(with_stock_parts(lean.to_dict())), SHIPPED: cfg, PARTS: lean}
@@ -91,9 +84,7 @@ def compare(row: str, data: str, ways: dict[str, Config], rounds: int, folder: P
             sides[name]['steps'].append(steps)
             shares = ', '.join(f'{step} {spent:.1f} s' for step, spent in steps.items())
             print(f'{data}, {name}: {peak / 2**20:.0f} MiB; {shares}', flush=True)
-    record = {'row': row, 'data': data, 'equal': '', 'bound': None, 'sides': sides}
-    print(in_words(record), flush=True)
-    return record
+    return record_of(row, data, sides)
 
 
 def demo_network(parts: dict[str, tuple[Path, Path]], folder: Path) -> Config:
@@ -111,7 +102,7 @@ def r50(parts: dict[str, tuple[Path, Path]], folder: Path, iterations: int) -> C
     cfg.param_scheduler = [{'type': 'ConstantLR', 'factor': 1.0, 'by_epoch': False}]
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-    cfg.default_hooks = _STOCK_HOOKS
+    cfg.default_hooks = STOCK_HOOKS
     for step in cfg.train_dataloader.dataset.pipeline:
         if step['type'] == 'Resize':
             step.update(scale=(1088, 800), keep_ratio=False)

@@ -166,6 +166,21 @@ def make_image(rng: np.random.Generator, kinds: dict) -> tuple[np.ndarray, list[
     return picture, [(label, outline) for label, outline, _, _ in objects]
 
 
+def coco_shape(outline: Outline, width: int = SIDE, height: int = SIDE) -> dict:
+    """What an annotation of COCO says of an outline in an image of this size."""
+    from pycocotools import mask as coco_mask
+
+    polygon = np.round(outline, 2).ravel().tolist()
+    rle = coco_mask.merge(coco_mask.frPyObjects([polygon], height, width))
+    low, high = outline.min(0), outline.max(0)
+    return {
+        'segmentation': [polygon],
+        'bbox': np.round([*low, *(high - low)], 2).tolist(),
+        'area': int(coco_mask.area(rle)),
+        'iscrowd': 0,
+    }
+
+
 def write_part(folder: Path, images: int, seed: Sequence[int], kinds: dict = PARTICLES) -> Iterator[int]:
     """Write one part, images and ``annotations.json``; yields after each image, for a progress bar.
 
@@ -176,7 +191,6 @@ def write_part(folder: Path, images: int, seed: Sequence[int], kinds: dict = PAR
         kinds: the classes, as ``PARTICLES``.
     """
     import cv2
-    from pycocotools import mask as coco_mask
 
     folder.mkdir(parents=True, exist_ok=True)
     entries, annotations = [], []
@@ -187,23 +201,9 @@ def write_part(folder: Path, images: int, seed: Sequence[int], kinds: dict = PAR
             raise InputError(f'{folder / name}: cannot be written. Is the disk full, or the folder read-only?')
         entries.append({'id': i + 1, 'file_name': name, 'width': SIDE, 'height': SIDE})
         for label, outline in objects:
-            polygon = np.round(outline, 2).ravel().tolist()
-            rle = coco_mask.merge(coco_mask.frPyObjects([polygon], SIDE, SIDE))
-            area = int(coco_mask.area(rle))
-            if area == 0:
-                continue
-            low, high = outline.min(0), outline.max(0)
-            annotations.append(
-                {
-                    'id': len(annotations) + 1,
-                    'image_id': i + 1,
-                    'category_id': label + 1,
-                    'segmentation': [polygon],
-                    'bbox': np.round([*low, *(high - low)], 2).tolist(),
-                    'area': area,
-                    'iscrowd': 0,
-                }
-            )
+            shape = coco_shape(outline)
+            if shape['area']:
+                annotations.append({'id': len(annotations) + 1, 'image_id': i + 1, 'category_id': label + 1, **shape})
         yield i
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(kinds)]
     document = {'images': entries, 'annotations': annotations, 'categories': categories}
