@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mmext.analysis.mask_window import to_rle
 from mmext.analysis.predictions import Predictions
 from mmext.data.coco_file import MEDIUM, SMALL, CocoFile, has_outline
 from mmext.errors import InputError
@@ -129,15 +130,6 @@ def _class_truth(annotations: Sequence[dict], image: dict, outlined: bool) -> Cl
         np.array([bool(annotation.get('iscrowd')) for annotation in annotations], bool),
         np.array([annotation['id'] for annotation in annotations]),
     )
-
-
-def to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """A COCO segmentation (polygons, RLE, compressed RLE) as compressed RLE."""
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation['counts'], list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return segmentation
 
 
 def match_predictions(truth: Truth, predictions: Predictions, kind: str) -> Matches:

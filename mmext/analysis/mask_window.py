@@ -14,6 +14,15 @@ _MOST_PIXELS = 2**32
 _CHARACTER_LIMITS = 16 << 5 * np.arange(7)
 
 
+def to_rle(segmentation: list | dict, height: int, width: int) -> dict:
+    """A COCO segmentation (polygons, RLE, compressed RLE) as compressed RLE."""
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation['counts'], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
 def run_lengths(counts: bytes | str) -> np.ndarray:
     """Lengths of the runs of a compressed RLE, background first, down the columns.
 
@@ -117,6 +126,14 @@ def draw_each(
     pixels = _filled(edges)
     parts = zip(offsets.tolist(), columns.tolist(), rows.tolist(), x1.tolist(), y1.tolist(), strict=True)
     return [(pixels[o : o + w * h].reshape(w, h).T, x, y) for o, w, h, x, y in parts]
+
+
+def draw_whole(rles: Sequence[dict], size: Sequence[int]) -> np.ndarray:
+    """Masks of one image at its full size: (N, height, width) uint8, 0 or 1."""
+    found = np.zeros((len(rles), *size), np.uint8)
+    for mask, (window, x1, y1) in zip(found, draw_each(rles), strict=True):
+        mask[y1 : y1 + len(window), x1 : x1 + window.shape[1]] = window
+    return found
 
 
 def encode(mask: np.ndarray, x1: int, y1: int, size: Sequence[int]) -> dict:

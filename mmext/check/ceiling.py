@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 from mmext import recipes
 from mmext.analysis.findings import Finding, to_record
 from mmext.analysis.input_size import input_size
-from mmext.analysis.mask_window import draw
+from mmext.analysis.mask_window import draw, to_rle
 from mmext.check.instances import Instances, class_names, read_instances
 from mmext.check.parts import DataPart
 from mmext.data.mask_shapes import sound_masks
@@ -216,11 +216,7 @@ def instance_ceilings(
     if isinstance(segmentation, list):
         # as mmdet's LoadAnnotations: a polygon of two points is passed over
         segmentation = [np.array(polygon, float) for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
-        truth = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation['counts'], list):
-        truth = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        truth = segmentation
+    truth = to_rle(segmentation, height, width)
     if isinstance(segmentation, list) and not bitmaps:
         masks = PolygonMasks([segmentation], height, width).resize(shape)
     else:

@@ -96,13 +96,23 @@ def shown(value: object) -> str:
     return f'[{", ".join([*map(item, value[:6]), *(["..."] if len(value) > 6 else [])])}]'
 
 
-def _read_json(path: Path) -> object:
+def annotation_bytes(path: Path) -> bytes:
+    """Content of an annotation file of any format.
+
+    Raises:
+        InputError: missing, not readable.
+    """
     try:
-        text = path.read_bytes().decode('utf-8-sig')
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f'{path}: there is no such annotation file.') from None
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}.') from None
+
+
+def _read_json(path: Path) -> object:
+    try:
+        text = annotation_bytes(path).decode('utf-8-sig')
     except UnicodeDecodeError:
         raise InputError(f'{path}: not a text file, so not COCO JSON.') from None
     if not text.strip():

@@ -8,6 +8,9 @@ import numpy as np
 
 from mmext.errors import InputError
 
+# what an image file is called
+SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg', '.bmp', '.webp', '.ppm', '.pgm')
+TIFF_SUFFIXES = SUFFIXES[:2]
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, and BigTIFF of both
 _PLAIN, _JPEG = (1, 2), 7  # kinds of TIFF whose pixels are grey values or red, green, blue as they stand; JPEG's become so
 _ORIENTATION = 274  # EXIF's tag, in a TIFF one of its own

@@ -10,7 +10,6 @@ from mmext.atomic_file import write_atomically
 from mmext.data.coco_file import count_by_class, dropped_in_training, objects_per_image
 from mmext.data.formats.content import Asked
 from mmext.data.parts import Part, check_targets, encoded, read_parts, split_part
-from mmext.data.parts import copy_path as copy_path  # who writes a config knows where it goes
 from mmext.errors import InputError, some
 
 # semantic heads count the classes of a stuff map, backbones those that they were pretrained on, not the instances'

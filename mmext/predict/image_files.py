@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from mmext.data.image_windows import SUFFIXES
 from mmext.errors import InputError, some
 
 _CHECKPOINTS = ('.pth', '.pt', '.ckpt')
-SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg', '.bmp', '.webp', '.ppm', '.pgm')
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from mmext.analysis.mask_window import draw_whole
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,7 @@ class Instances:
 
     def masks(self) -> np.ndarray:
         """(N, H, W) bool, all at full size: N times as many bytes as the image has pixels."""
-        if not len(self):
-            return np.zeros((0, *self.size), bool)
-        return np.ascontiguousarray(coco_mask.decode(list(self.rles)).transpose(2, 0, 1)).astype(bool)
+        return draw_whole(self.rles, self.size).view(bool)
 
     def chosen(self, keep: np.ndarray) -> 'Instances':
         """Those at the places ``keep``, or where ``keep`` is true."""

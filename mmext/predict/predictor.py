@@ -28,7 +28,6 @@ from mmext.model import build_model, load_weights
 from mmext.optim.group_report import load_config
 from mmext.predict.instances import Instances
 from mmext.predict.model_config import class_names, microscope_loader, model_threshold, test_pipeline, with_thresholds
-from mmext.structures.rle_masks import RLEMasks
 from mmext.transforms.load_microscope_image import LoadMicroscopeImage
 
 Image = str | Path | np.ndarray
@@ -245,10 +244,8 @@ class Predictor:
     def _instances(self, sample: DetDataSample) -> Instances:
         places, labels, scores = self._chosen(sample)
         masks = sample.pred_instances.masks
-        if torch.is_tensor(masks):
-            rles = encoded(masks[torch.as_tensor(places, device=masks.device)])
-        else:
-            rles = [encoded(masks)[place] for place in places]
+        rles = encoded(masks[torch.as_tensor(places, device=masks.device)] if torch.is_tensor(masks) else masks)
+        rles = rles if torch.is_tensor(masks) else [rles[place] for place in places]
         boxes = _with_area(get_box_tensor(sample.pred_instances.bboxes).float().cpu().numpy()[places], rles)
         size = tuple(int(side) for side in sample.ori_shape[:2])
         return Instances(size, labels[places], scores[places], boxes, rles, self.class_names)
@@ -257,11 +254,9 @@ class Predictor:
         places, labels, scores = self._chosen(sample)
         masks = sample.pred_instances.masks
         boxes = get_box_tensor(sample.pred_instances.bboxes).float().cpu().numpy()[places]
-        if not isinstance(masks, (torch.Tensor, RLEMasks)) or not _have_area(boxes).all():
+        if not torch.is_tensor(masks) or not _have_area(boxes).all():
             found = self._instances(sample)
             masks, boxes = found.masks(), found.boxes
-        elif isinstance(masks, RLEMasks):
-            masks = masks[places].numpy()
         else:
             masks = masks.cpu().numpy().astype(bool, copy=False)[places]
         return {

@@ -7,7 +7,7 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from pycocotools import mask as coco_mask
 
-from mmext.analysis.mask_window import draw_each
+from mmext.analysis.mask_window import draw_whole
 from mmext.errors import InputError
 
 
@@ -48,10 +48,7 @@ class RLEMasks(BitmapMasks):
     @property
     def masks(self) -> np.ndarray:
         """(N, H, W) uint8, 0 or 1, all at full size."""
-        found = np.zeros(self.shape, np.uint8)
-        for mask, (window, x1, y1) in zip(found, draw_each(self.rles), strict=True):
-            mask[y1 : y1 + len(window), x1 : x1 + window.shape[1]] = window
-        return found
+        return draw_whole(self.rles, self.shape[1:])
 
     @property
     def areas(self) -> np.ndarray:

@@ -4,8 +4,8 @@ from functools import partial
 
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.structures.mask import PolygonMasks
-from pycocotools import mask as coco_mask
 
+from mmext.analysis.mask_window import to_rle
 from mmext.data.coco_file import has_outline
 from mmext.errors import InputError
 from mmext.registry import TRANSFORMS
@@ -58,15 +58,8 @@ class LoadInstanceMasks(LoadAnnotations):
         if self.polygons and all(isinstance(mask, list) for mask in masks):
             results['gt_masks'] = PolygonMasks(masks, height, width)
         else:
-            rles = [_to_rle(mask, height, width) for mask in masks]
+            rles = [to_rle(mask, height, width) for mask in masks]
             results['gt_masks'] = WindowMasks.from_rles(rles, height, width, name_of=partial(_where, results))
-
-
-def _to_rle(mask: list | dict, height: int, width: int) -> dict:
-    """Compressed RLE of polygons, or of an RLE that may be one already."""
-    if isinstance(mask, list):
-        return coco_mask.merge(coco_mask.frPyObjects(mask, height, width))
-    return coco_mask.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
 
 
 def _where(results: dict, position: int) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmext.data.own_data import copy_path, detection_cap, with_num_classes, write_config
+from mmext.data.own_data import detection_cap, with_num_classes, write_config
+from mmext.data.parts import copy_path
 from mmext.errors import InputError
 
 

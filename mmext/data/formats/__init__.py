@@ -4,8 +4,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from mmext.data.coco_file import annotation_bytes
 from mmext.data.formats import cvat, label_maps, labelme, via, yolo
-from mmext.data.formats.content import SUFFIXES, Asked, Content, files_in
+from mmext.data.formats.content import Asked, Content, files_in
+from mmext.data.image_windows import SUFFIXES
 from mmext.errors import InputError, some
 
 COCO = 'coco'
@@ -87,10 +89,7 @@ def _of_file(path: Path) -> str:
 
 
 def _of_json(path: Path) -> str | None:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror}.') from None
+    content = annotation_bytes(path)
     return next((name for name, keys in _JSON_KEYS if all(key in content for key in keys)), None)
 
 

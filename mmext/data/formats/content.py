@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmext.analysis.mask_window import to_rle
+from mmext.data.coco_file import annotation_bytes
+from mmext.data.image_windows import SUFFIXES, TIFF_SUFFIXES
 from mmext.errors import InputError, did_you_mean, raise_all, some
 
-SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg', '.bmp', '.webp', '.ppm', '.pgm')
-_TIFF = ('.tif', '.tiff')
 # orientations of EXIF and TIFF that exchange width and height, as OpenCV loads the image
 _TURNED = (5, 6, 7, 8)
 # for the nearest name; comparing takes some 50 µs each
@@ -141,7 +142,7 @@ def to_coco(content: Content, classes: Sequence[str]) -> dict:
     annotations = []
     for one in sorted(content.objects, key=lambda one: number[one.file_name]):  # stable: the file's order in each image
         picture = pictures[number[one.file_name] - 1]
-        drawn = drawn_rle(one.segmentation, picture)
+        drawn = to_rle(one.segmentation, picture.height, picture.width)
         annotations.append(
             {
                 'id': len(annotations) + 1,
@@ -161,15 +162,6 @@ def to_coco(content: Content, classes: Sequence[str]) -> dict:
         'annotations': annotations,
         'categories': [{'id': i, 'name': name} for name, i in category.items()],
     }
-
-
-def drawn_rle(segmentation: list | dict, picture: Picture) -> dict:
-    """The compressed RLE of a segmentation."""
-    from pycocotools import mask as coco_mask
-
-    if isinstance(segmentation, dict):
-        return segmentation
-    return coco_mask.merge(coco_mask.frPyObjects(segmentation, picture.height, picture.width))
 
 
 def _box(segmentation: list | dict, drawn: dict) -> list[float]:
@@ -205,11 +197,7 @@ def read_text(path: Path) -> str:
         InputError: missing, not readable, no UTF-8.
     """
     try:
-        return path.read_bytes().decode('utf-8-sig')
-    except FileNotFoundError:
-        raise InputError(f'{path}: there is no such annotation file.') from None
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror}.') from None
+        return annotation_bytes(path).decode('utf-8-sig')
     except UnicodeDecodeError:
         raise InputError(f'{path}: not a text file in UTF-8. Export it again.') from None
 
@@ -289,7 +277,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: no image that can be read; why, in words.
     """
     try:
-        if path.suffix.lower() in _TIFF:
+        if path.suffix.lower() in TIFF_SUFFIXES:
             import tifffile
 
             with tifffile.TiffFile(path) as file:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmext.data.coco_file import annotation_bytes
 from mmext.data.formats import outlines
 from mmext.data.formats.content import Annotated, Asked, Content, Faults, ImageFolder, Picture, check_size
 from mmext.errors import InputError
@@ -65,13 +66,9 @@ def _parse(path: Path):
         from defusedxml import DefusedXmlException, ElementTree
     except ImportError:
         raise InputError(f"{path}: reading XML needs the package defusedxml: pip install 'mmext[formats]'") from None
+    content = annotation_bytes(path)
     try:
-        with path.open('rb') as file:
-            return ElementTree.parse(file, forbid_dtd=True).getroot()
-    except FileNotFoundError:
-        raise InputError(f'{path}: there is no such annotation file.') from None
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror}.') from None
+        return ElementTree.fromstring(content, forbid_dtd=True)
     except DefusedXmlException:
         raise InputError(f'{path}: the XML declares a document type or entities, which CVAT does not write.') from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that Python lacks

@@ -14,7 +14,6 @@ import numpy as np
 
 from mmext.data.formats import outlines
 from mmext.data.formats.content import (
-    SUFFIXES,
     Annotated,
     Asked,
     Content,
@@ -27,6 +26,7 @@ from mmext.data.formats.content import (
     read_json,
     read_text,
 )
+from mmext.data.image_windows import SUFFIXES, TIFF_SUFFIXES
 from mmext.errors import InputError, some
 
 # what programs append to the name of an image for its map, which is no class
@@ -92,7 +92,7 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
         by_name = name.partition('/')[0] if class_folders else _class_of_name(rest)
         regions = list(regions_of(values, by_components))
         split[0] += len({value for value, *_ in regions} if by_components else regions)
-        split[1] += sum(_pieces(mask) for _, mask, *_ in regions)
+        split[1] += len(regions) if by_components else sum(_pieces(mask) for _, mask, *_ in regions)
         for value, mask, x, y in regions:
             place = f'{name} value {value}'
             label, origin = by_name or asked.only_class, _origin(by_name, class_folders, path, asked)
@@ -134,7 +134,7 @@ def read_map(path: Path) -> np.ndarray:
     if path.suffix.lower() in _LOSSY:
         raise ValueError('JPEG changes values. Save maps as PNG or TIFF')
     try:
-        values = _tiff(path) if path.suffix.lower() in ('.tif', '.tiff') else _pillow(path)
+        values = _tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _pillow(path)
     except ValueError:
         raise
     except Exception as error:  # Pillow and tifffile raise whatever a damaged file makes of their parsing

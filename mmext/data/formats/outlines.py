@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmext.analysis.mask_window import encode
+from mmext.analysis.mask_window import encode, to_rle
 from mmext.data.demo import cut_at_border
-from mmext.data.formats.content import Faults, Picture, drawn_rle
+from mmext.data.formats.content import Faults, Picture
 
 # px; points on the edge come out of the tools a little beside it
 _OVER_EDGE = 1.0
@@ -108,7 +108,8 @@ def segmentation(parts: Sequence[Part], picture: Picture) -> list | dict:
         return list(parts)
     if len(parts) == 1:
         return parts[0]
-    rle = coco_mask.merge([drawn_rle([part] if isinstance(part, list) else part, picture) for part in parts])
+    size = picture.height, picture.width
+    rle = coco_mask.merge([to_rle([part] if isinstance(part, list) else part, *size) for part in parts])
     return {'size': [int(side) for side in rle['size']], 'counts': rle['counts'].decode()}
 
 
