@@ -9,7 +9,7 @@ import mmext
 from mmext.atomic_file import write_atomically
 from mmext.data.coco_file import count_by_class, dropped_in_training, objects_per_image
 from mmext.data.formats.content import Asked
-from mmext.data.parts import Part, check_targets, encoded, read_parts, split_part
+from mmext.data.split import Part, check_targets, encoded, read_parts, split_part
 from mmext.errors import InputError, some
 
 # semantic heads count the classes of a stuff map, backbones those that they were pretrained on, not the instances'

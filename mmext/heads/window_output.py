@@ -4,7 +4,8 @@ Shapes: N detections, C classes, h and w of the mask grid.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -21,6 +22,12 @@ OUTPUTS = ('rle', 'tensor')
 _NO_WIDTH = 1e-30
 # pixels that are drawn at once on a CPU, whose coordinates and values stay in its cache
 _BAND_PIXELS = 2**15
+# a coordinate outside of every grid, where a mask is 0: of the pixel of background before each column
+_BEYOND = 3.0
+# at::internal::GRAIN_SIZE
+_NUMBERS_A_THREAD = 2**15
+# a multiple of the two vectors that torch takes at once: 32 numbers with AVX-512, 16 with AVX2, 8 with NEON
+_VECTOR = 64
 # pixels whose masks are encoded together on a CPU, unless a single window has more
 _ENCODED_PIXELS = 2**17
 # pixels that are drawn at once on a GPU: the coordinates of each take 8 bytes, its value 4
@@ -69,12 +76,12 @@ def grid_places(pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def draw_rles(
-    probabilities: Sequence[Tensor], boxes: Tensor, windows: np.ndarray, threshold: float, size: tuple[int, int]
+    probabilities: Iterable[Tensor], boxes: Tensor, windows: np.ndarray, threshold: float, size: tuple[int, int]
 ) -> list[dict]:
     """Draw one mask after the other, and encode them.
 
     Args:
-        probabilities: N of (h, w) on a CPU.
+        probabilities: N of (h, w) on a CPU, each asked for when it is drawn.
         boxes: (N, 4) x1 y1 x2 y2, in pixels of the image.
         windows: (N, 4) of :func:`stock_windows`.
         threshold: of the probabilities.
@@ -83,32 +90,37 @@ def draw_rles(
     Returns:
         N compressed RLEs.
     """
-    xs, ys = (_all_places(windows, boxes, axis) for axis in (0, 1))
-    space = boxes.new_empty(2 * max(_BAND_PIXELS, size[0]), dtype=torch.float32)
+    if not len(windows):
+        return []
+    xs, ys = _all_places(windows, boxes, 0), _all_places(windows, boxes, 1, _BEYOND)
+    # numpy's small steps take a third of torch's
+    space = np.empty(2 * max(_BAND_PIXELS, size[0] + 1), np.float32)
     # as encode_columns wants them: columns one after the other, a pixel of background before each
-    lengths = np.array([len(x) * (len(y) + 1) if len(y) else 0 for x, y in zip(xs, ys, strict=True)])
+    lengths = np.array([len(x) * len(y) if len(y) > 1 else 0 for x, y in zip(xs, ys, strict=True)])
     rles: list[dict] = []
+    grids = iter(probabilities)
     for begin, end in _slices(lengths):
-        pixels = torch.zeros(int(lengths[begin:end].sum()) + 1, dtype=torch.bool)
-        places = range(begin, end)
-        for place, part in zip(places, pixels[:-1].split(lengths[begin:end].tolist()), strict=True):
+        pixels = np.zeros(int(lengths[begin:end].sum()) + 1, bool)
+        parts = np.split(pixels[:-1], lengths[begin:end].cumsum()[:-1])
+        for place, part in zip(range(begin, end), parts, strict=True):
+            grid = next(grids)
             if len(part):
-                _draw(probabilities[place], xs[place], ys[place], threshold, space, part.view(len(xs[place]), -1)[:, 1:])
-        rles += encode_columns(pixels.numpy(), windows[begin:end], size)
+                _draw(grid, xs[place], ys[place], threshold, space, part)
+        rles += encode_columns(pixels, windows[begin:end], size)
     return rles
 
 
-def _draw(grid: Tensor, xs: Tensor, ys: Tensor, threshold: float, space: Tensor, mask: Tensor) -> None:
-    """Draw a mask (columns, rows) in bands of columns, with the same memory for the coordinates of each."""
-    tall = len(ys)
+def _draw(grid: Tensor, xs: np.ndarray, ys: np.ndarray, threshold: float, space: np.ndarray, mask: np.ndarray) -> None:
+    """Draw a mask, one column after the other, in bands of columns with the same memory for the coordinates of each."""
+    grid, tall = grid[None, None], len(ys)
     step = max(_BAND_PIXELS // tall, 1)
     for begin in range(0, len(xs), step):
         band = xs[begin : begin + step, None]
         # a plane for x and one for y: grid_sample reads them faster than pairs
-        planes = space[: 2 * len(band) * tall].view(2, len(band), tall)
+        planes = space[: 2 * len(band) * tall].reshape(2, len(band), tall)
         planes[0], planes[1] = band, ys
-        drawn = _sample(grid[None, None], planes.permute(1, 2, 0)[None])
-        torch.ge(drawn[0], threshold, out=mask[begin : begin + step])
+        drawn = _sample(grid, torch.from_numpy(planes).permute(1, 2, 0)[None]).numpy().reshape(-1)
+        np.greater_equal(drawn, threshold, out=mask[begin * tall :][: len(drawn)])
 
 
 def _slices(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -123,14 +135,18 @@ def _slices(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
         yield begin, len(lengths)
 
 
-def _all_places(windows: np.ndarray, boxes: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Coordinates of the columns (axis 0) or rows (axis 1) of each window."""
-    starts, lengths = windows[:, axis], windows[:, 2 + axis] - windows[:, axis]
+def _all_places(windows: np.ndarray, boxes: Tensor, axis: int, before: float | None = None) -> list[np.ndarray]:
+    """Coordinates of the columns (axis 0) or rows (axis 1) of each window; with ``before`` this stands before them."""
+    extra = int(before is not None)
+    starts, lengths = windows[:, axis] - extra, windows[:, 2 + axis] - windows[:, axis] + extra
     owner = np.repeat(np.arange(len(windows)), lengths)
-    pixels = np.arange(len(owner)) + (starts - lengths.cumsum() + lengths)[owner]
+    firsts = lengths.cumsum() - lengths
+    pixels = np.arange(len(owner)) + (starts - firsts)[owner]
     owner = torch.from_numpy(owner)
     places = grid_places(torch.from_numpy(pixels), boxes[owner, axis], boxes[owner, 2 + axis])
-    return places.split(lengths.tolist())
+    if extra:
+        places[torch.from_numpy(firsts)] = before
+    return np.split(places.numpy(), lengths.cumsum()[:-1])
 
 
 def paste_groups(
@@ -193,6 +209,24 @@ def _sample(masks: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(masks.to(torch.float32), grid, align_corners=False)[:, 0]
 
 
+def _in_whole_vectors(logits: Tensor) -> bool:
+    """Whether the sigmoid of a mask (h, w) alone has the bits of the sigmoid of all logits (N, C, h, w) on a CPU.
+
+    torch shares a tensor of consecutive numbers out among its threads in equal parts (``at::parallel_for``), takes each part
+    through SIMD vectors, and the rest of it, which fills no vector, through another ``exp`` with another last bit
+    (``vectorized_loop`` in ATen's cpu/Loops.h). Where no part has a rest, neither in all logits nor in a mask, it makes no
+    difference where a number stands.
+    """
+
+    def has_a_rest(numbers: int) -> bool:
+        threads = min(torch.get_num_threads(), math.ceil(numbers / _NUMBERS_A_THREAD))
+        return bool(numbers % _VECTOR or math.ceil(numbers / max(threads, 1)) % _VECTOR)
+
+    if logits.dtype != torch.float32 or not logits.is_contiguous() or logits.numel() >= 2**31:
+        return False
+    return not has_a_rest(logits.numel()) and not has_a_rest(math.prod(logits.shape[-2:]))
+
+
 def predict_rles(
     head: StockFCNMaskHead,
     mask_preds: Tensor | np.ndarray,
@@ -229,15 +263,19 @@ def predict_rles(
         bboxes /= factors  # in place, as MMDetection does
     else:
         width, height = (int(np.round(side * factors[0, axis].item())) for axis, side in enumerate((width, height)))
+    channels = torch.zeros_like(labels) if head.class_agnostic else labels
+    size = int(height), int(width)
+    on_cpu = bboxes.device.type == 'cpu'
     if activate_map:
         probabilities = torch.as_tensor(mask_preds, dtype=bboxes.dtype, device=bboxes.device)
+    elif on_cpu and _in_whole_vectors(mask_preds):
+        probabilities = None
     else:
         # of all classes: the last bit of a sigmoid depends on where in its tensor a number stands
         probabilities = mask_preds.sigmoid_() if getattr(head, 'logits_are_its_own', False) else mask_preds.sigmoid()
-    channels = torch.zeros_like(labels) if head.class_agnostic else labels
-    size = int(height), int(width)
-    if bboxes.device.type == 'cpu':
-        own = [grids[channel] for grids, channel in zip(probabilities, channels.tolist(), strict=True)]
+    if on_cpu:
+        places = enumerate(channels.tolist())
+        own = (mask_preds[place].sigmoid() if probabilities is None else probabilities[place] for place in places)
         return RLEMasks(draw_rles(own, bboxes, stock_windows(bboxes, *size), threshold, size), *size)
     own = probabilities[torch.arange(len(bboxes), device=bboxes.device), channels]
     windows = reach_windows(bboxes, own.shape[1:], *size)

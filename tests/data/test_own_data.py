@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmext.data.own_data import detection_cap, with_num_classes, write_config
-from mmext.data.parts import copy_path
+from mmext.data.split import copy_path
 from mmext.errors import InputError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmext.data.coco_file import CocoFile
-from mmext.data.parts import MARK, Part, _fraction, check_targets, encoded, split_part
+from mmext.data.split import MARK, Part, _fraction, check_targets, encoded, split_part
 from mmext.errors import InputError
 
 

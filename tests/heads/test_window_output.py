@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 
 import mmext
 from mmext.errors import InputError
-from mmext.heads.window_output import give_rles, groups, paste_groups, reach_windows
+from mmext.heads.window_output import _in_whole_vectors, draw_rles, give_rles, groups, paste_groups, reach_windows
 from mmext.registry import MODELS
 from mmext.structures.rle_masks import RLEMasks
 
@@ -106,6 +106,33 @@ def test_rles_are_those_of_stocks_array(case, kind):
     assert masks.shape == expected[1].shape
     assert masks.rles == encode_mask_results(expected[1].numpy())
     assert torch.equal(masks.cpu(), expected[1])
+
+
+@pytest.mark.parametrize('threads', [1, 2, 3, 4, 7])
+def test_the_sigmoid_of_a_mask_alone_has_the_bits_of_all(threads):
+    """Which torch may change: then masks of 224 x 224 would differ from stock's in the last bit of a probability."""
+    before, alone = torch.get_num_threads(), 0
+    torch.set_num_threads(threads)
+    try:
+        for number, classes, side in [(1, 1, 224), (9, 3, 224), (10, 4, 224), (100, 2, 56), (5, 3, 64), (40, 80, 28)]:
+            logits = torch.randn(number, classes, side, side, generator=torch.Generator().manual_seed(side)) * 4
+            if _in_whole_vectors(logits):
+                alone += 1
+                assert torch.equal(
+                    torch.stack([one.sigmoid() for one in logits.flatten(0, 1)]), logits.sigmoid().flatten(0, 1)
+                )
+            boxes = torch.rand(number, 4).sort(1).values * 50
+            case = logits, boxes, torch.zeros(number, dtype=torch.long), {'ori_shape': (50, 50), 'scale_factor': (1, 1)}
+            stock, ours = (HEADS['FCNMaskHead'][place] for place in (0, 1))
+            expected = predict(stock, *case, 0.5, True, False)[1]
+            assert predict(ours, *case, 0.5, True, False)[1].rles == encode_mask_results(expected.numpy())
+    finally:
+        torch.set_num_threads(before)
+    assert alone >= 2
+
+
+def test_no_window_no_rle():
+    assert draw_rles([], torch.zeros(0, 4), np.zeros((0, 4), np.int64), 0.5, (9, 9)) == []
 
 
 def test_a_box_outside_of_the_image_has_an_empty_mask():
