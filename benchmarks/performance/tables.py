@@ -23,8 +23,11 @@ SECTIONS = {
     'cpu_precision': 'Processors without a GPU: bf16 and channels_last',
     'own_cost': 'What mmext itself costs',
     'whole_runs': 'Whole trainings',
+    'whole_runs_r50': 'Whole trainings, R50',
     'gpu': 'On a GPU',
 }
+# what `make bench` leaves out, since it takes long
+COMMANDS = {'whole_runs_r50': 'whole_runs.py --r50 20'}
 HEADINGS = ('step', 'data', 'against', 'its time', "mmext's time", 'times as fast', 'aim', 'peak memory: its, mmext')
 
 
@@ -83,7 +86,7 @@ def step_table(records: list[dict]) -> list[str]:
 def section(name: str, heading: str) -> list[str]:
     """Lines of one script's table."""
     file = HERE / f'{name}.json'
-    lines = [f'### {heading}', '', f'`python benchmarks/performance/{name}.py`', '']
+    lines = [f'### {heading}', '', f'`python benchmarks/performance/{COMMANDS.get(name, f"{name}.py")}`', '']
     if not file.exists():
         return [*lines, 'Not measured yet: no machine for it was at hand.', '']
     kept = json.loads(file.read_text())
