@@ -53,8 +53,10 @@ def tell(logger: logging.Logger, table: Table | None, lines: list[str]) -> None:
         out.print(table)
     for line in lines:
         out.print(line, soft_wrap=True, markup=False)
+    files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    if not files:
+        return
     text = '\n'.join(([plain(table)] if table is not None else []) + lines)
     record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, '\n' + text, (), None)
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handle(record)
+    for handler in files:
+        handler.handle(record)

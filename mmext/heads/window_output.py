@@ -21,7 +21,7 @@ OUTPUTS = ('rle', 'tensor')
 # boxes narrower than this may give infinite coordinates, which MMDetection sets to the middle of the mask
 _NO_WIDTH = 1e-30
 # pixels that are drawn at once on a CPU, whose coordinates and values stay in its cache
-_BAND_PIXELS = 2**15
+_BAND_PIXELS = 2**14
 # a coordinate outside of every grid, where a mask is 0: of the pixel of background before each column
 _BEYOND = 3.0
 # at::internal::GRAIN_SIZE
@@ -227,6 +227,13 @@ def _in_whole_vectors(logits: Tensor) -> bool:
     return not has_a_rest(logits.numel()) and not has_a_rest(math.prod(logits.shape[-2:]))
 
 
+def _sigmoids(logits: Tensor, places: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+    """The sigmoid (h, w) of one place after the other, each in the memory of the one before."""
+    space = logits.new_empty(logits.shape[-2:])
+    for place in places:
+        yield torch.sigmoid(logits[place], out=space)
+
+
 def predict_rles(
     head: StockFCNMaskHead,
     mask_preds: Tensor | np.ndarray,
@@ -275,7 +282,7 @@ def predict_rles(
         probabilities = mask_preds.sigmoid_() if getattr(head, 'logits_are_its_own', False) else mask_preds.sigmoid()
     if on_cpu:
         places = enumerate(channels.tolist())
-        own = (mask_preds[place].sigmoid() if probabilities is None else probabilities[place] for place in places)
+        own = _sigmoids(mask_preds, places) if probabilities is None else (probabilities[place] for place in places)
         return RLEMasks(draw_rles(own, bboxes, stock_windows(bboxes, *size), threshold, size), *size)
     own = probabilities[torch.arange(len(bboxes), device=bboxes.device), channels]
     windows = reach_windows(bboxes, own.shape[1:], *size)
