@@ -1,11 +1,14 @@
 """Predicted masks against the ground truth's, pair by pair, on RLE. No torch."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from mmext.analysis.mask_window import draw_pairs
 
 BOX_IOU = 0.5
 
@@ -44,34 +47,59 @@ def match(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> list
     Returns:
         The pairs; what is in none of them is a missed object or a false detection.
     """
+    pairs = pair_up(truth, prediction, box_iou)
+    drawn = draw_pairs([truth.rles[i] for i, _, _ in pairs], [prediction.rles[j] for _, j, _ in pairs])
+    return [compare_masks(pair, mask, found) for pair, (mask, found, _) in zip(pairs, drawn, strict=True)]
+
+
+def pair_up(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> list[tuple[int, int, float]]:
+    """What ``match`` finds by the boxes: of each pair the places of object and detection, and the IoU of their boxes."""
     if not len(truth.labels) or not len(prediction.labels):
         return []
     overlaps = coco_mask.iou(prediction.boxes.astype(float), truth.boxes.astype(float), [0] * len(truth.labels))
-    free = np.ones(len(truth.labels), bool)
+    possible = (overlaps >= box_iou) & (prediction.labels[:, None] == truth.labels)
+    overlaps[~possible] = -1
+    order = np.argsort(-prediction.scores, kind='stable')
     pairs = []
-    for i in np.argsort(-prediction.scores, kind='stable'):
-        candidates = np.where(free & (truth.labels == prediction.labels[i]), overlaps[i], -1)
-        best = int(candidates.argmax())
-        if candidates[best] < box_iou:
-            continue
-        free[best] = False
-        iou = coco_mask.iou([prediction.rles[i]], [truth.rles[best]], [0])[0, 0]
-        # against a crowd region pycocotools divides by the first one's area: turned round, that is the coverage
-        area, predicted = (float(coco_mask.area(rle)) for rle in (truth.rles[best], prediction.rles[i]))
-        covered = float(coco_mask.iou([truth.rles[best]], [prediction.rles[i]], [1])[0, 0]) if area else math.nan
-        ratio = predicted / area if area else math.nan
-        pairs.append(Pair(best, int(i), float(candidates[best]), float(iou), covered, ratio))
+    for j in order[possible.any(1)[order]].tolist():
+        i = int(overlaps[j].argmax())
+        best = float(overlaps[j, i])
+        if best >= box_iou:
+            pairs.append((i, j, best))
+            overlaps[:, i] = -1  # no longer free
     return pairs
 
 
-def union_iou(truth: Objects, prediction: Objects) -> float | None:
-    """IoU of the best-scoring predicted mask with the union of all ground-truth masks; None without ground truth.
+def compare_masks(pair: tuple[int, int, float], truth: int, prediction: int) -> Pair:
+    """What the masks of a pair say.
+
+    Args:
+        pair: of ``pair_up``.
+        truth, prediction: its masks, as ``draw_pairs`` gives them.
+    """
+    shared, area, predicted = (truth & prediction).bit_count(), truth.bit_count(), prediction.bit_count()
+    ratios = (shared / area, predicted / area) if area else (math.nan, math.nan)
+    return Pair(*pair, shared / max(area + predicted - shared, 1), *ratios)
+
+
+def union_ious(truth: Objects, prediction: Objects) -> dict[int | None, float]:
+    """IoU of the best-scoring predicted mask with the union of all ground-truth masks: of each class that has some, by its
+    label, and of all classes together, None.
 
     S3's "mIoU". It is blind to all other instances: on an image with many objects it is low however good the masks are.
     """
     if not len(truth.labels):
-        return None
-    if not len(prediction.labels):
-        return 0.0
-    best = prediction.rles[int(prediction.scores.argmax())]
-    return float(coco_mask.iou([best], [coco_mask.merge(list(truth.rles))], [0])[0, 0])
+        return {}
+    masks = defaultdict(list)
+    for label, rle in zip(truth.labels.tolist(), truth.rles, strict=True):
+        masks[label].append(rle)
+    unions = {label: coco_mask.merge(rles) for label, rles in masks.items()}
+    unions[None] = coco_mask.merge(list(unions.values()))
+    order = np.argsort(-prediction.scores, kind='stable')[::-1]
+    best = dict(zip(prediction.labels[order].tolist(), order.tolist(), strict=True))  # of each class the last one stays
+    if len(order):
+        best[None] = int(order[-1])
+    return {
+        label: float(coco_mask.iou([prediction.rles[best[label]]], [union], [0])[0, 0]) if label in best else 0.0
+        for label, union in unions.items()
+    }

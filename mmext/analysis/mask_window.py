@@ -1,7 +1,7 @@
 """A part of a mask, drawn from its RLE or made into one: memory follows the part, not the image. No torch."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -12,12 +12,19 @@ from mmext.errors import InputError
 _MOST_PIXELS = 2**32
 # from each of these on a run length takes one more character
 _CHARACTER_LIMITS = 16 << 5 * np.arange(7)
+# bits between the columns of a mask that is an integer
+GAP = 2
+# pairs of masks are drawn together up to so many bytes, or one alone
+_BYTES_TOGETHER = 2**21
+# pycocotools fails on the areas of more
+_MOST_AREAS = 255
 
 
 def to_rle(segmentation: list | dict, height: int, width: int) -> dict:
     """A COCO segmentation (polygons, RLE, compressed RLE) as compressed RLE."""
     if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        parts = coco_mask.frPyObjects(segmentation, height, width)
+        return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
     if isinstance(segmentation['counts'], list):
         return coco_mask.frPyObjects(segmentation, height, width)
     return segmentation
@@ -99,33 +106,72 @@ def draw_each(
     """
     if not rles:
         return []
-    height, width = rles[0]['size']
-    lengths, numbers = _run_lengths_of_each([rle['counts'] for rle in rles])
-    bounds, ends = _sums_of_each(lengths, numbers), numbers.cumsum()
-    broken = np.flatnonzero((lengths < 0) | (bounds > height * width))
-    if len(broken):
-        raise InputError(
-            f'{name_of(int(ends.searchsorted(broken[0], "right")))} has a broken RLE: its runs do not fit into '
-            f'{height}x{width} (height x width), the size of its image. Export the annotations again.'
-        )
-    # as if the images stood side by side, so that a column says whose it is
-    bounds += np.repeat(np.arange(len(rles)) * (height * width), numbers)
-    odd = np.flatnonzero(_places(numbers) & 1)
-    starts, stops = bounds[odd - 1], bounds[odd]
-    there = stops > starts
-    column, starts, stops = _by_column(starts[there], stops[there], height)
-    owner, head = column // width, column * height
-    column, first, last = column - owner * width, np.maximum(starts - head, 0), np.minimum(stops - head, height)
-    x1, y1, x2, y2 = _boxes(owner, column, first, last, len(rles))
+    runs = _column_runs_of_each(rles, name_of)
+    x1, y1, x2, y2 = _boxes(*runs, len(rles))
     rows, columns = y2 - y1, x2 - x1
     sizes = rows * columns
+    pixels = _in_windows(*runs, x1, y1, rows, sizes)
     offsets = sizes.cumsum() - sizes
-    shift = offsets[owner] + (column - x1[owner]) * rows[owner] - y1[owner]
-    edges = np.zeros(2 * len(column) + 2, np.int64)
-    edges[-1], edges[1:-1:2], edges[2:-1:2] = sizes.sum(), first + shift, last + shift
-    pixels = _filled(edges)
     parts = zip(offsets.tolist(), columns.tolist(), rows.tolist(), x1.tolist(), y1.tolist(), strict=True)
     return [(pixels[o : o + w * h].reshape(w, h).T, x, y) for o, w, h, x, y in parts]
+
+
+def draw_pairs(rles: Sequence[dict], others: Sequence[dict]) -> Iterator[tuple[int, int, int]]:
+    """Masks of one image two by two, each as an integer, in the smallest window that holds both.
+
+    A pixel is a bit: what two masks share is ``one & other``, and ``(one & other).bit_count()`` the number of its pixels.
+    Pixels go down the columns from the lowest bit on, and after each column there are ``GAP`` bits more, all 0, so that what
+    is shifted by as much does not run from one column into the next.
+
+    Args:
+        rles: compressed, all of one size.
+        others: the other of each, of the same size.
+
+    Yields:
+        Both masks, and the bits from a column to the next: rows of the window + ``GAP``.
+
+    Raises:
+        InputError: masks of images of different sizes; an RLE whose runs do not fit into its image.
+    """
+    both = [rle for pair in zip(rles, others, strict=True) for rle in pair]
+    if not both:
+        return
+    images = sorted({tuple(rle['size']) for rle in both})
+    if len(images) > 1:
+        found = ' and '.join(f'{height}x{width}' for height, width in images)
+        raise InputError(
+            f'There are masks of {found} (height x width) of one image. Objects and detections must have its size: correct '
+            'height and width in the annotation file.'
+        )
+    runs = _column_runs_of_each(both, lambda place: f'mask {place // 2 + 1}')
+    x1, y1, x2, y2 = _boxes(*runs, len(both)).reshape(4, -1, 2)
+    # what has no pixel takes no room
+    x1, y1 = (np.where(x1 < x2, side, _MOST_PIXELS).min(1) for side in (x1, y1))
+    strides = np.maximum(y2.max(1) - y1, 0) + GAP
+    sizes = (np.maximum(x2.max(1) - x1, 0) * strides + 7) // 8
+    together = (sizes.cumsum() - sizes) // _BYTES_TOGETHER
+    for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(together)) + 1).tolist(), len(sizes)]):
+        inside = slice(*runs[0].searchsorted((2 * begin, 2 * end)))
+        owner, *rest = (values[inside] for values in runs)
+        windows = (np.repeat(values[begin:end], 2) for values in (x1, y1, strides, 8 * sizes))
+        text = np.packbits(_in_windows(owner - 2 * begin, *rest, *windows), bitorder='little').tobytes()
+        place = 0
+        for size, stride in zip(sizes[begin:end].tolist(), strides[begin:end].tolist(), strict=True):
+            one, other = text[place : place + size], text[place + size : place + 2 * size]
+            yield int.from_bytes(one, 'little'), int.from_bytes(other, 'little'), stride
+            place += 2 * size
+
+
+def to_array(mask: int, stride: int, columns: int) -> np.ndarray:
+    """A mask of ``draw_pairs`` in so many columns of its window: (rows, columns) uint8, 0 or 1."""
+    codes = np.frombuffer(mask.to_bytes((columns * stride + 7) // 8, 'little'), np.uint8)
+    return np.unpackbits(codes, count=columns * stride, bitorder='little').reshape(columns, stride)[:, :-GAP].T
+
+
+def areas(rles: Sequence[dict]) -> np.ndarray:
+    """Pixels of each mask, (N,) int64."""
+    parts = [coco_mask.area(list(rles[i : i + _MOST_AREAS])) for i in range(0, len(rles), _MOST_AREAS)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def draw_whole(rles: Sequence[dict], size: Sequence[int]) -> np.ndarray:
@@ -247,15 +293,15 @@ def joined(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _numbers(counts: bytes | str) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of counts as they are written, and where the characters of each end."""
-    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8) - 48
     ends = np.flatnonzero(codes & 32 == 0)
-    if not len(ends):
-        return np.zeros(0, np.int64), ends
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    sizes = ends - starts + 1
-    places = np.arange(len(codes)) - np.repeat(starts, sizes)
-    numbers = np.add.reduceat((codes & 31) << 5 * places, starts)
-    numbers -= np.where(codes[ends] & 16, 1 << 5 * sizes, 0)
+    sizes = np.diff(ends, prepend=-1)
+    starts, bits = ends + 1 - sizes, (codes & 31).astype(np.int64)
+    numbers = bits[starts]
+    for place in range(1, sizes.max(initial=0)):  # most have one character
+        longer = np.flatnonzero(sizes > place)
+        numbers[longer] += bits[starts[longer] + place] << 5 * place
+    numbers -= (bits[ends] & 16) << 5 * sizes - 4
     return numbers, ends
 
 
@@ -268,8 +314,57 @@ def _run_lengths_of_each(counts: Sequence[bytes | str]) -> tuple[np.ndarray, np.
     odd = places & 1 == 1
     even = ~odd & (places > 0)
     for chosen, many in ((odd, numbers // 2), (even, np.maximum(numbers - 1, 0) // 2)):
+        chosen = np.flatnonzero(chosen)  # takes less time than bools, twice
         lengths[chosen] = _sums_of_each(lengths[chosen], many)
     return lengths, numbers
+
+
+def _column_runs_of_each(
+    rles: Sequence[dict], name_of: Callable[[int], str] = lambda place: f'mask {place + 1}'
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """``column_runs`` of several masks of one size, one after the other: whose each is, and as there. Errors as in
+    ``draw_each``."""
+    height, width = rles[0]['size']
+    lengths, numbers = _run_lengths_of_each([rle['counts'] for rle in rles])
+    bounds, ends = _sums_of_each(lengths, numbers), numbers.cumsum()
+    broken = np.flatnonzero((lengths < 0) | (bounds > height * width))
+    if len(broken):
+        raise InputError(
+            f'{name_of(int(ends.searchsorted(broken[0], "right")))} has a broken RLE: its runs do not fit into '
+            f'{height}x{width} (height x width), the size of its image. Export the annotations again.'
+        )
+    # as if the images stood side by side, so that a column says whose it is
+    bounds += np.repeat(np.arange(len(rles)) * (height * width), numbers)
+    odd = np.flatnonzero(_places(numbers) & 1)
+    starts, stops = bounds[odd - 1], bounds[odd]
+    there = stops > starts
+    column, starts, stops = _by_column(starts[there], stops[there], height)
+    owner, head = column // width, column * height
+    return owner, column - owner * width, np.maximum(starts - head, 0), np.minimum(stops - head, height)
+
+
+def _in_windows(
+    owner: np.ndarray,
+    column: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+    x1: np.ndarray,
+    y1: np.ndarray,
+    strides: np.ndarray,
+    sizes: np.ndarray,
+) -> np.ndarray:
+    """Pixels of what has these runs down columns, 0 or 1: flat, the columns of one window after the other.
+
+    Args:
+        owner, column, first, last: runs in order.
+        x1, y1: (N,) where each window begins,
+        strides: how far its columns are apart,
+        sizes: and how much room it takes.
+    """
+    shift = (sizes.cumsum() - sizes - x1 * strides - y1)[owner] + column * strides[owner]
+    edges = np.zeros(2 * len(column) + 2, np.int64)
+    edges[-1], edges[1:-1:2], edges[2:-1:2] = sizes.sum(), first + shift, last + shift
+    return _filled(edges)
 
 
 def _places(numbers: np.ndarray) -> np.ndarray:

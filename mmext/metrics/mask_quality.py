@@ -1,5 +1,6 @@
 """How good the masks of found objects are, which mean average precision hides."""
 
+import bisect
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,9 @@ from pycocotools import mask as coco_mask
 from rich.markup import escape
 from rich.table import Table
 
-from mmext.analysis.mask_match import BOX_IOU, Objects, Pair, match, union_iou
-from mmext.analysis.mask_shape import Shape, compare_shapes, is_thin
-from mmext.analysis.mask_window import draw, window_of
+from mmext.analysis.mask_match import BOX_IOU, Objects, Pair, compare_masks, pair_up, union_ious
+from mmext.analysis.mask_shape import Shape, band_width, compare_shapes, is_thin
+from mmext.analysis.mask_window import areas, draw_pairs, to_rle
 from mmext.console import tell
 from mmext.data.coco_file import MEDIUM, SMALL
 from mmext.errors import InputError
@@ -43,6 +44,7 @@ OF_CLASS = ('iou', 'boundary_iou', 'gap', 'coverage', 'area_ratio', 'union_iou')
 OF_SIZE = ('iou', 'gap')
 # upper limits of the area in pixels
 SIZES = {'small': SMALL, 'medium': MEDIUM, 'large': math.inf}
+_SIZE_NAMES, _SIZE_LIMITS = tuple(SIZES), tuple(SIZES.values())
 # sums are whole numbers of this unit, so that their order does not matter: 2**-60 holds every float from 2**-8 on exactly
 _UNIT_BITS = 60
 
@@ -86,35 +88,33 @@ class Sums:
 
 def size_of(area: float) -> str:
     """``small``, ``medium`` or ``large``, by the pixels of a mask."""
-    return next(size for size, limit in SIZES.items() if area < limit)
+    return _SIZE_NAMES[bisect.bisect_right(_SIZE_LIMITS, area)]
 
 
 def compare_image(truth: Objects, prediction: Objects, box_iou: float = BOX_IOU) -> Counter:
-    """What one image adds to the sums, by part (a class's number, a size, None for all) and name: ``(part, name)`` is a
-    count or a sum in units of 2**-60, ``(part, name, 'n')`` how many values a sum is of."""
+    """What one image adds to the sums: ``(parts, name)`` is a count or a sum in units of 2**-60, ``(parts, name, 'n')`` how
+    many values a sum is of. ``parts`` are those that it belongs to: a class's number, a size, None for all."""
     sums: defaultdict = defaultdict(int)  # a Counter calls Python code for each key that is new
-    pairs = {pair.truth: pair for pair in match(truth, prediction, box_iou)}
-    for i, (label, rle) in enumerate(zip(truth.labels.tolist(), truth.rles, strict=True)):
-        parts = (None, label, size_of(coco_mask.area(rle)))
-        _count(sums, parts, 'objects')
+    pairs = {pair[0]: pair for pair in pair_up(truth, prediction, box_iou)}
+    others = [prediction.rles[pairs[i][1]] if i in pairs else rle for i, rle in enumerate(truth.rles)]
+    for i, (mask, other, stride) in enumerate(draw_pairs(truth.rles, others)):
+        parts = None, int(truth.labels[i]), size_of(mask.bit_count())
+        sums[parts, 'objects'] += 1
         if i in pairs:
-            values = _values(pairs[i], compare_shapes(rle, prediction.rles[pairs[i].prediction], pairs[i].mask_iou))
-            _count(sums, parts, 'matched')
-            for name, value in values.items():
-                _add(sums, parts, name, value)
-            thin = 'centerline_recall' in values
+            sums[parts, 'matched'] += 1
+            shape = compare_shapes(mask, other, stride, band_width(*truth.rles[i]['size']))
+            _add(sums, parts, _values(compare_masks(pairs[i], mask, other), shape))
+            thin = shape.centerline_recall is not None
         else:
-            thin = is_thin(draw(rle, window_of(rle)))
-        if thin:
-            _count(sums, parts, 'thin')
-    used = {pair.prediction for pair in pairs.values()}
-    for i, (label, rle) in enumerate(zip(prediction.labels.tolist(), prediction.rles, strict=True)):
-        if i not in used:
-            _count(sums, (None, label, size_of(coco_mask.area(rle))), 'unmatched')
-    for label in sorted(set(truth.labels.tolist())):
-        _add(sums, (label,), 'union_iou', union_iou(_of(truth, label), _of(prediction, label)))
-    if len(truth.labels):
-        _add(sums, (None,), 'union_iou', union_iou(truth, prediction))
+            thin = is_thin(mask, stride)
+        sums[parts, 'thin'] += thin
+    used = {j for _, j, _ in pairs.values()}
+    spare = [j for j in range(len(prediction.rles)) if j not in used]
+    sizes = map(size_of, areas([prediction.rles[j] for j in spare]).tolist())
+    for (label, size), number in Counter(zip(prediction.labels[spare].tolist(), sizes, strict=True)).items():
+        sums[(None, label, size), 'unmatched'] = number
+    for label, value in union_ious(truth, prediction).items():
+        _add(sums, (label,), {'union_iou': value})
     return Counter(sums)
 
 
@@ -133,28 +133,24 @@ def _values(pair: Pair, shape: Shape) -> dict[str, float]:
     return values
 
 
-def _count(sums: defaultdict, parts: Sequence, name: str) -> None:
-    for part in parts:
-        sums[part, name] += 1
+def _add(sums: defaultdict, parts: tuple, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isnan(value):
+            sums[parts, name] += round(math.ldexp(value, _UNIT_BITS))
+            sums[parts, name, 'n'] += 1
 
 
-def _add(sums: defaultdict, parts: Sequence, name: str, value: float) -> None:
-    if math.isnan(value):
-        return
-    for part in parts:
-        sums[part, name] += round(math.ldexp(value, _UNIT_BITS))
-        sums[part, name, 'n'] += 1
-
-
-def _of(objects: Objects, label: int) -> Objects:
-    """The instances of one class."""
-    chosen = np.flatnonzero(objects.labels == label)
-    scores = None if objects.scores is None else objects.scores[chosen]
-    return Objects(objects.boxes[chosen], [objects.rles[i] for i in chosen], objects.labels[chosen], scores)
+def by_part(sums: Mapping[tuple, int]) -> Counter:
+    """Sums as ``compare_image`` has them, each added to every part that it belongs to: ``(part, name)`` and so on."""
+    found: Counter = Counter()
+    for (parts, *name), number in sums.items():
+        for part in parts:
+            found[part, *name] += number
+    return found
 
 
 def merge(processes: Sequence[Sums], images: int) -> Counter:
-    """Sums over all processes, each of the data set's images once.
+    """Sums over all processes, by part, each of the data set's images once.
 
     Args:
         processes: in the order of their ranks.
@@ -174,7 +170,7 @@ def merge(processes: Sequence[Sums], images: int) -> Counter:
         sums.update(process.before)
         if rank < len(processes) - repeated:
             sums.update(process.last)
-    return sums
+    return by_part(sums)
 
 
 def summarize(sums: Counter, part: int | str | None) -> Quality:
@@ -189,10 +185,7 @@ def summarize(sums: Counter, part: int | str | None) -> Quality:
 def to_rles(masks, height: int, width: int) -> list[dict]:
     """RLEs of MMDetection's PolygonMasks or BitmapMasks; polygons are never drawn at full size."""
     if isinstance(masks, PolygonMasks):
-        return [
-            coco_mask.merge(coco_mask.frPyObjects([np.asarray(part).reshape(-1).tolist() for part in parts], height, width))
-            for parts in masks.masks
-        ]
+        return [to_rle([np.asarray(part).reshape(-1) for part in parts], height, width) for parts in masks.masks]
     if isinstance(masks, WindowMasks):
         return masks.to_rles()
     if not len(masks):

@@ -105,7 +105,10 @@ def worst_images(runs: Sequence[Digest]) -> Album:
     if len(kept) > MOST_RUNS:
         problems.append(f'Of {len(kept)} runs with predictions the first {MOST_RUNS} are shown.')
         kept = dict(list(kept.items())[:MOST_RUNS])
-    judged = _judge(truth, kept)
+    try:
+        judged = _judge(truth, kept)
+    except InputError as error:  # the annotation file gives an image another size than the predictions have
+        return Album(problems=(*problems, f'{ann_file}: {error}'))
     ranked = _ranked(judged)[:MOST_IMAGES]
     folder = image_folder(_settings(runs[first]), ann_file)
     sizes = {image['id']: (image['height'], image['width']) for image in coco.images}

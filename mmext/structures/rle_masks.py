@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from mmdet.structures.mask import BitmapMasks
-from pycocotools import mask as coco_mask
 
-from mmext.analysis.mask_window import draw_whole
+from mmext.analysis.mask_window import areas, draw_whole
 from mmext.errors import InputError
 
 
@@ -53,8 +52,7 @@ class RLEMasks(BitmapMasks):
     @property
     def areas(self) -> np.ndarray:
         """(N,) pixels of each."""
-        # one by one: pycocotools fails on a list of more than 255
-        return np.array([coco_mask.area(rle) for rle in self.rles], np.int64)
+        return areas(self.rles)
 
     def numpy(self) -> np.ndarray:
         """(N, H, W) bool, all at full size."""

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from mmext.analysis.mask_shape import band, band_width, centerline_recall, compare_shapes, is_thin
+from mmext.analysis.mask_shape import TOLERANCE, band_width, centerline_recall, compare_shapes, core, is_thin
+from mmext.analysis.mask_window import GAP, draw_pairs, to_array
 
 
 def encoded(mask):
@@ -24,9 +25,18 @@ def reference(truth, prediction):
     return (rims[0] & rims[1]).sum() / (rims[0] | rims[1]).sum()
 
 
+def integers(*masks):
+    """Two masks (H, W) as integers in one window, and its stride."""
+    return next(draw_pairs(*([encoded(mask)] for mask in masks)))
+
+
 def compared(truth, prediction):
-    rles = encoded(truth), encoded(prediction)
-    return compare_shapes(*rles, coco_mask.iou([rles[1]], [rles[0]], [0])[0, 0])
+    return compare_shapes(*integers(truth, prediction), band_width(*truth.shape))
+
+
+def thin(mask):
+    one, _, stride = integers(mask, mask)
+    return is_thin(one, stride)
 
 
 @st.composite
@@ -45,6 +55,19 @@ def pairs(draw):
     return found
 
 
+@given(pairs(), st.integers(0, 40))
+@settings(deadline=None)
+def test_a_core_is_an_erosion_by_a_square(masks, width):
+    for mask in masks:
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        whole = np.zeros_like(mask, bool)
+        if len(rows):
+            one, _, stride = integers(mask, mask)
+            place = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            whole[place] = to_array(core(one, stride, width), stride, whole[place].shape[1])
+        assert np.array_equal(whole, ndimage.binary_erosion(mask, np.ones((2 * width + 1,) * 2)))
+
+
 @given(pairs())
 @settings(deadline=None, max_examples=200)
 def test_boundary_iou_is_the_papers(masks):
@@ -60,7 +83,6 @@ def test_boundary_iou_at_the_border_of_the_image(box):
     found = compared(truth, prediction)
     assert found.boundary_iou == pytest.approx(reference(truth, prediction), abs=1e-6)
     assert not found.swallowed
-    assert band(truth, 7)[y1, x1:x2].all()
 
 
 def test_a_small_object_is_all_band():
@@ -98,36 +120,59 @@ def test_a_fibre_is_thin_and_a_fragment_is_not():
     square, disc = line((50, 50), (60, 50), width=1), np.zeros((120, 200), np.uint8)
     cv2.circle(disc, (60, 60), 30, 1, -1)
     square[40:80, 40:80] = 1
-    assert is_thin(line(*CURVE))
-    assert is_thin(line((10, 10), (40, 90), width=1))
-    assert not is_thin(square)
-    assert not is_thin(disc)
-    assert not is_thin(np.zeros((0, 0), np.uint8))
+    assert thin(line(*CURVE))
+    assert thin(line((10, 10), (40, 90), width=1))
+    assert not thin(square)
+    assert not thin(disc)
+    assert not thin(np.zeros((120, 200), np.uint8))
 
 
-@pytest.mark.parametrize(('length', 'thin'), [(29, False), (30, True)])
-def test_thin_is_three_times_as_long_as_wide(length, thin):
+@st.composite
+def bent(draw):
+    """A line of any width, straight or bent, or what lies between its corners."""
+    rng, (height, width) = np.random.default_rng(draw(st.integers(0, 9999))), draw(st.tuples(*[st.integers(1, 150)] * 2))
+    corners, mask = rng.integers(0, (width, height), (draw(st.integers(2, 5)), 2)), np.zeros((height, width), np.uint8)
+    if draw(st.booleans()):
+        cv2.fillPoly(mask, [corners], 1)
+    cv2.polylines(mask, [corners], False, 1, draw(st.integers(1, 20)))
+    return mask
+
+
+@given(bent())
+@settings(deadline=None, max_examples=300)
+def test_thin_is_by_the_largest_distance_to_the_outside(mask):
+    around = np.pad(mask, 1)
+    width = 2 * float(cv2.distanceTransform(around, cv2.DIST_L2, cv2.DIST_MASK_5).max())
+    assert thin(mask) == (mask.sum() >= max(12, 3 * width**2))
+
+
+@pytest.mark.parametrize(('length', 'expected'), [(29, False), (30, True)])
+def test_thin_is_three_times_as_long_as_wide(length, expected):
     mask = np.zeros((120, 200), np.uint8)
     mask[110:120, 0:length] = 1  # at the border: what is outside is no part of it
-    assert is_thin(mask) is thin
+    assert thin(mask) is expected
 
 
 def test_centre_line_is_recalled_by_its_length():
     fibre = np.zeros((60, 210), np.uint8)
     fibre[20:25, 5:205] = 1
-    assert centerline_recall(fibre, fibre) == 1
+    assert centerline_recall(*integers(fibre, fibre)) == 1
     for missing in (40, 100):
         part = fibre.copy()
         part[:, 50 : 50 + missing] = 0
-        assert centerline_recall(fibre, part) == pytest.approx(1 - missing / 200, abs=0.03)
-    assert centerline_recall(fibre, np.zeros_like(fibre)) == 0
+        assert centerline_recall(*integers(fibre, part)) == pytest.approx(1 - missing / 200, abs=0.03)
+    assert centerline_recall(*integers(fibre, np.zeros_like(fibre))) == 0
 
 
 @pytest.mark.parametrize(('shift', 'recall'), [(0, 1), (2, 1), (3, 0)])
 def test_centre_line_may_err_by_two_pixels(shift, recall):
     fibre, hair = np.zeros((2, 60, 210), np.uint8)
     fibre[20:25, 5:205], hair[22 + shift, 5:205] = 1, 1
-    assert centerline_recall(fibre, hair) == pytest.approx(recall, abs=0.02)  # the skeleton forks at its ends
+    assert centerline_recall(*integers(fibre, hair)) == pytest.approx(recall, abs=0.02)  # the skeleton forks at its ends
+
+
+def test_what_is_near_stays_in_its_column():
+    assert TOLERANCE <= GAP
 
 
 def test_only_a_thin_object_has_a_centre_line():

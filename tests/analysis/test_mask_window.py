@@ -1,20 +1,26 @@
+import itertools
 import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from mmext.analysis.mask_window import (
+    GAP,
+    areas,
     column_runs,
     draw,
     draw_each,
+    draw_pairs,
     encode,
     encode_columns,
     encode_runs,
     joined,
     run_lengths,
+    to_array,
+    to_rle,
     window_of,
     write_counts,
 )
@@ -107,6 +113,47 @@ def test_runs_that_do_not_fit_into_the_image():
         broken = {'size': [9, 10], 'counts': write_counts(np.array(runs))}
         with pytest.raises(InputError, match=r'mask 2 has a broken RLE: its runs do not fit into 9x10 \(height x width\)'):
             draw_each([sound, broken, sound])
+
+
+@pytest.mark.parametrize('together', [1, 2**21])
+@given(several=st.lists(masks(), max_size=6))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pairs_are_integers_in_the_window_that_holds_both(monkeypatch, together, several):
+    monkeypatch.setattr('mmext.analysis.mask_window._BYTES_TOGETHER', together)
+    size = np.max([[9, 9], *(mask.shape for mask in several)], axis=0)
+    several = [np.pad(mask, [(0, n) for n in size - mask.shape]) for mask in several]
+    pairs = list(itertools.pairwise(several))
+    drawn = list(draw_pairs(*([encoded(pair[k]) for pair in pairs] for k in (0, 1))))
+    assert len(drawn) == len(pairs)
+    for pair, (*found, stride) in zip(pairs, drawn, strict=True):
+        x1, y1, x2, y2 = window_of(*map(encoded, pair))
+        assert stride == y2 - y1 + GAP
+        for mask, one in zip(pair, found, strict=True):
+            assert one.bit_count() == mask.sum()
+            assert np.array_equal(to_array(one, stride, x2 - x1), mask[y1:y2, x1:x2])
+        assert (found[0] & found[1]).bit_count() == (pair[0] & pair[1]).sum()
+
+
+def test_pairs_of_different_images_are_an_error():
+    one, other = (encoded(np.ones(size)) for size in ((20, 10), (10, 20)))
+    with pytest.raises(InputError, match=r'masks of 10x20 and 20x10 \(height x width\) of one image.*annotation file'):
+        list(draw_pairs([one], [other]))
+    broken = {'size': [20, 10], 'counts': write_counts(np.array([10, 300]))}
+    with pytest.raises(InputError, match='mask 2 has a broken RLE'):
+        list(draw_pairs([one, one], [one, broken]))
+
+
+def test_areas_of_more_masks_than_pycocotools_takes():
+    several = [np.arange(40).reshape(5, 8) < number % 41 for number in range(600)]
+    assert areas([encoded(mask) for mask in several]).tolist() == [mask.sum() for mask in several]
+    assert areas([]).tolist() == []
+
+
+@pytest.mark.parametrize('parts', [1, 3])
+@given(st.integers(0, 9999))
+def test_polygons_are_those_of_pycocotools_in_one_mask(parts, seed):
+    polygons = np.random.default_rng(seed).uniform(-5, 45, (parts, 10)).tolist()
+    assert to_rle(polygons, 30, 40) == coco_mask.merge(coco_mask.frPyObjects(polygons, 30, 40))
 
 
 def test_a_huge_image_is_never_drawn():

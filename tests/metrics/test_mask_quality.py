@@ -1,16 +1,23 @@
+import math
 import pickle
+from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.dataset import DefaultSampler
 from pycocotools import mask as coco_mask
+from scipy import ndimage
+from skimage.morphology import skeletonize
 
 from mmext.analysis.mask_match import Objects
 from mmext.errors import InputError
 from mmext.metrics import MaskQualityMetric
-from mmext.metrics.mask_quality import compare_image, encoded, merge, summarize
+from mmext.metrics.mask_quality import by_part, compare_image, encoded, merge, summarize
 
 CLASSES = ('Fiber', 'a/b')
 SIZE = (40, 60)
@@ -107,7 +114,7 @@ def squares(*sides, score=None):
 
 
 def test_sizes_are_those_of_the_ground_truths_masks():
-    sums = compare_image(squares(31, 32, 96), squares(33, 32, 90, score=0.9))
+    sums = by_part(compare_image(squares(31, 32, 96), squares(33, 32, 90, score=0.9)))
     small, medium, large = (summarize(sums, size) for size in ('small', 'medium', 'large'))
     assert (small.objects, medium.objects, large.objects) == (1, 1, 1)
     found = [row.means['iou'] for row in (small, medium, large)]
@@ -116,7 +123,7 @@ def test_sizes_are_those_of_the_ground_truths_masks():
 
 
 def test_what_matches_no_object_has_the_size_of_its_own_mask():
-    sums = compare_image(squares(), squares(31, 32, 97, score=0.9))
+    sums = by_part(compare_image(squares(), squares(31, 32, 97, score=0.9)))
     assert [summarize(sums, size).unmatched for size in ('small', 'medium', 'large', None)] == [1, 1, 1, 3]
     assert set(summarize(sums, 'small').means.values()) == {-1}
 
@@ -317,3 +324,122 @@ def test_ground_truth_in_other_pixels_is_an_error():
 def test_a_wrong_threshold_is_an_error():
     with pytest.raises(InputError, match='box_iou is 0; it must be above 0 and at most 1'):
         MaskQualityMetric(box_iou=0)
+
+
+# ---- the same numbers, computed one by one on whole images
+
+
+DISC = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2
+
+
+def pairs_of(truth, prediction, box_iou):
+    """The prediction of each object that has one."""
+    free, pairs = list(range(len(truth.labels))), {}
+    for j in sorted(range(len(prediction.labels)), key=lambda j: -prediction.scores[j]):
+        overlaps = {
+            i: coco_mask.iou(prediction.boxes[[j]], truth.boxes[[i]], [0])[0, 0]
+            for i in free
+            if truth.labels[i] == prediction.labels[j]
+        }
+        best = max(overlaps, key=overlaps.get, default=None)
+        if best is not None and overlaps[best] >= box_iou:
+            free.remove(best)
+            pairs[best] = j, overlaps[best]
+    return pairs
+
+
+def thin(mask):
+    width = 2 * float(cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5).max())
+    return mask.sum() >= 12 and bool(mask.sum() >= 3 * width**2)
+
+
+def iou(mask, other):
+    return (mask & other).sum() / max((mask | other).sum(), 1)
+
+
+def values_of(mask, found, box_overlap):
+    """Of a pair of masks (H, W) bool."""
+    band = max(1, round(0.02 * math.hypot(*mask.shape)))
+    rims = [one & ~ndimage.binary_erosion(one, np.ones((3, 3)), band) for one in (mask, found)]
+    values = {
+        'iou': iou(mask, found),
+        'boundary_iou': iou(*rims),
+        'gap': box_overlap - iou(mask, found),
+        'swallowed': float((rims[0] == mask).all()),
+    }
+    if mask.any():
+        values |= {'coverage': (mask & found).sum() / mask.sum(), 'area_ratio': found.sum() / mask.sum()}
+    if thin(mask):
+        values['centerline_recall'] = ndimage.binary_dilation(found, DISC)[skeletonize(mask)].mean()
+    return values
+
+
+def plainly(truth, prediction, box_iou):
+    """What an image adds to the sums."""
+    sums = Counter()
+
+    def add(parts, name, value):
+        for part in parts:
+            sums[part, name] += round(math.ldexp(value, 60))
+            sums[part, name, 'n'] += 1
+
+    masks, guesses = ([coco_mask.decode(rle).astype(bool) for rle in one.rles] for one in (truth, prediction))
+    pairs = pairs_of(truth, prediction, box_iou)
+    for i, mask in enumerate(masks):
+        parts = None, truth.labels[i], size_of(mask)
+        sums.update((part, 'objects') for part in parts)
+        sums.update((part, 'thin') for part in parts if thin(mask))
+        if i in pairs:
+            j, overlap = pairs[i]
+            sums.update((part, 'matched') for part in parts)
+            for name, value in values_of(mask, guesses[j], overlap).items():
+                add(parts, name, value)
+    for j in set(range(len(guesses))) - {j for j, _ in pairs.values()}:
+        sums.update((part, 'unmatched') for part in (None, prediction.labels[j], size_of(guesses[j])))
+    for label in {None, *truth.labels.tolist()} if masks else ():
+        chosen = [mask for mask, one in zip(masks, truth.labels, strict=True) if label in (None, one)]
+        rivals = [j for j, one in enumerate(prediction.labels) if label in (None, one)]
+        best = max(rivals, key=lambda j: prediction.scores[j], default=None)
+        add((label,), 'union_iou', 0.0 if best is None else iou(np.any(chosen, 0), guesses[best]))
+    return sums
+
+
+def size_of(mask):
+    return 'small' if mask.sum() < 32**2 else 'medium' if mask.sum() < 96**2 else 'large'
+
+
+@st.composite
+def images(draw):
+    """Objects and detections of one image, moved and changed or anywhere: blobs, lines, specks, masks without a pixel."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    height, width = draw(st.tuples(*[st.integers(1, 150)] * 2))
+
+    def anything():
+        mask = np.zeros((height, width), np.uint8)
+        corners = rng.integers(0, (width, height), (rng.integers(2, 5), 2))
+        cv2.polylines(mask, [corners], False, 1, int(rng.integers(1, 8)))
+        if rng.random() < 0.4:
+            cv2.fillPoly(mask, [corners], 1)
+        return mask * (rng.random(mask.shape) < rng.choice([0, 0.9, 1, 1, 1]))
+
+    masks = [anything() for _ in range(draw(st.integers(0, 5)))]
+    found = [anything() for _ in range(draw(st.integers(0, 3)))]
+    for mask in masks * draw(st.integers(0, 2)):
+        moved = np.roll(mask, rng.integers(-2, 3, 2), (0, 1))
+        change = [lambda one, _: one, cv2.dilate, cv2.erode][rng.integers(3)]
+        found.append(change(moved.astype(np.uint8), np.ones((3, 3), np.uint8)))
+    labels = [rng.integers(0, draw(st.integers(1, 2)), len(side)) for side in (masks, found)]
+    scores = rng.choice([0.9, 0.5, 0.1, rng.random()], len(found))
+    return objects_of(masks, labels[0], height, width), objects_of(found, labels[1], height, width, scores)
+
+
+def objects_of(masks, labels, height, width, scores=None):
+    drawn = np.array(masks, np.uint8).reshape(-1, height, width)
+    rles = coco_mask.encode(np.asfortranarray(drawn.transpose(1, 2, 0)))
+    return Objects(coco_mask.toBbox(rles).reshape(-1, 4), rles, labels, scores)
+
+
+@given(images(), st.sampled_from([0.01, 0.5, 0.75]))
+@settings(deadline=None, max_examples=300)
+def test_sums_are_those_of_whole_images_to_the_bit(sides, box_iou):
+    assert by_part(compare_image(*sides, box_iou)) == plainly(*sides, box_iou)

@@ -110,6 +110,16 @@ def test_broken_files_are_said(two, demo_data, spoil, words):
     assert words in album.problems[0]
 
 
+def test_masks_of_another_size_than_the_annotation_file_says(two):
+    file = start_of(two) / FILES['last']
+    with np.load(file) as kept:
+        arrays = dict(kept)
+    np.savez(file, **{**arrays, 'sizes': arrays['sizes'] * [2, 1]})
+    album = worst_images([two])
+    assert album.pictures == ()
+    assert 'There are masks of 256x256 and 512x256 (height x width) of one image.' in album.problems[0]
+
+
 def test_a_run_with_other_images_is_left_out(two, runs):
     other = replace(runs['broken'], name='other')
     file = start_of(other) / FILES['last']
