@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from torch import nn
 
+from mmext.data.class_names import trained_classes
 from mmext.errors import InputError, some
 from mmext.safe_load import allow_mmengine_checkpoints
 
@@ -71,6 +72,22 @@ def load_weights(model: nn.Module, checkpoint: Path, strict: bool = True) -> dic
         words = _why_not_loaded(model, checkpoint) if strict else ''
         raise InputError(f'{checkpoint} cannot be loaded: {words or f"{type(error).__name__}: {error}"}') from error
     return loaded.get('meta') or {}
+
+
+def classes_of_file(checkpoint: str) -> tuple[str, ...] | None:
+    """Class names that a checkpoint says it was trained on; None: it says none, or is no file here. Nothing is downloaded.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not Path(checkpoint).is_file():
+        return None
+    allow_mmengine_checkpoints()
+    try:
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+    except Exception as error:  # damaged, or no checkpoint at all
+        raise InputError(f'{checkpoint} cannot be read: {type(error).__name__}: {error}') from error
+    return trained_classes(loaded.get('meta') or {}) or None
 
 
 def _why_not_loaded(model: nn.Module, checkpoint: Path) -> str:

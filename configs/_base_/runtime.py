@@ -13,6 +13,7 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
     resume=dict(type='mmext.ResumeHook'),
     class_check=dict(type='mmext.ClassCheckHook'),
+    class_rows=dict(type='mmext.ClassRowsHook'),
     small_objects=dict(type='mmext.SmallObjectsHook'),
     group_lr=dict(type='mmext.GroupLRHook'),
     loss_share=dict(type='mmext.LossShareHook'),

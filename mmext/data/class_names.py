@@ -1,5 +1,6 @@
-"""Class names of a config against those of an annotation file. No torch."""
+"""Class names of a config against those of an annotation file, and against those of a checkpoint. No torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from mmext.analysis.findings import Finding
@@ -51,3 +52,61 @@ def class_mistakes(classes: Sequence[str], counts: Mapping[str, int], ann_file: 
         remedy = f'Give both the same order: metainfo=dict(classes={in_file_order}).'
         mistakes.append(Finding('class-order', 'severe', text, remedy=remedy))
     return mistakes
+
+
+def trained_classes(meta: Mapping) -> tuple[str, ...]:
+    """Class names that the ``meta`` of a checkpoint says, as MMEngine or, ``CLASSES``, MMDetection 2 wrote them."""
+    theirs = meta.get('dataset_meta') or {}
+    return tuple(theirs.get('classes') or theirs.get('CLASSES') or meta.get('CLASSES') or ())
+
+
+def place_of(name: str, names: Sequence[str]) -> int | None:
+    """Where ``names`` has a name: the same one, or else the only one that differs in case, spaces, ``_`` and ``-`` alone.
+
+    Annotation tools and data sets write ``Traffic light``, ``traffic_light`` and ``traffic light``; nothing else is taken
+    for the same, since a class of another meaning would be loaded in silence.
+    """
+    if name in names:
+        return list(names).index(name)
+    alike = [place for place, other in enumerate(names) if _folded(other) == _folded(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return re.sub(r'[\s_-]+', ' ', name).strip().casefold()
+
+
+def map_mistakes(
+    class_map: Mapping[str, str | None], classes: Sequence[str], theirs: Sequence[str] | None = None
+) -> list[str]:
+    """What is wrong with a map of classes, in words.
+
+    Args:
+        class_map: class of the data to class of the checkpoint; None: to none.
+        classes: of the data.
+        theirs: of the checkpoint; None when they are not known.
+    """
+    mistakes = []
+    for new, old in class_map.items():
+        sides = [('data', new, classes), ('checkpoint', old, theirs)]
+        for side, name, names in sides:
+            if name is not None and names is not None and place_of(name, names) is None:
+                mistakes.append(
+                    f'map {new}={old or ""}: {name!r} is no class of the {side}. {did_you_mean(name, names)}It has: '
+                    f'{", ".join(names)}.'
+                )
+    return mistakes
+
+
+def matched_classes(classes: Sequence[str], theirs: Sequence[str], class_map: Mapping[str, str | None]) -> list[int | None]:
+    """For each class its place among those of a checkpoint: by the map, else by its name; None where there is none.
+
+    Args:
+        classes: of the data.
+        theirs: of the checkpoint.
+        class_map: without mistakes, see :func:`map_mistakes`.
+    """
+    found = [place_of(name, theirs) for name in classes]
+    for new, old in class_map.items():
+        found[place_of(new, classes)] = None if old is None else place_of(old, theirs)
+    return found

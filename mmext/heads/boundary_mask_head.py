@@ -8,7 +8,8 @@ from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
-from mmext.heads.fcn_mask_head import FCNMaskHead, channels_of
+from mmext.class_rows import ClassAxis, class_axes
+from mmext.heads.fcn_mask_head import FCNMaskHead, channels_of, in_parts
 from mmext.registry import MODELS
 
 # as in the authors' code
@@ -79,7 +80,13 @@ class BoundaryMaskHead(FCNMaskHead):
         nn.init.zeros_(self.boundary_logits.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of masks and boundaries (R, 2C, H', W') of RoI features (R, channels, H, W), see :func:`split`."""
+        """Logits of masks and boundaries (R, 2C, H', W') of RoI features (R, channels, H, W), see :func:`split`.
+
+        In prediction some RoIs at a time, see :func:`mmext.heads.fcn_mask_head.in_parts`.
+        """
+        return in_parts(self._logits, x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         masks = x
         for layer in self.convs:
             masks = layer(masks)
@@ -112,3 +119,9 @@ class BoundaryMaskHead(FCNMaskHead):
     def predict_by_feat(self, mask_preds: Sequence[Tensor], *args, **kwargs) -> list:
         """MMDetection's, of the masks alone; ``mask_preds`` as :meth:`forward` gives it, of each image."""
         return super().predict_by_feat([split(preds)[0] for preds in mask_preds], *args, **kwargs)
+
+
+@class_axes.register
+def _of_boundaries(head: BoundaryMaskHead) -> dict[str, tuple[ClassAxis, ...]]:
+    of_masks = class_axes.dispatch(FCNMaskHead)(head)
+    return {**of_masks, 'boundary_logits': of_masks['conv_logits']} if of_masks else {}

@@ -1,5 +1,6 @@
 from mmext.hooks.checkpoint import SafeCheckpointHook
 from mmext.hooks.class_check import ClassCheckHook
+from mmext.hooks.class_rows import ClassRowsHook
 from mmext.hooks.cpu_precision import CPUPrecisionHook
 from mmext.hooks.diagnosis import DiagnosisHook
 from mmext.hooks.group_lr import GroupLRHook
@@ -16,6 +17,7 @@ from mmext.hooks.tensorboard import TensorboardHook
 __all__ = [
     'CPUPrecisionHook',
     'ClassCheckHook',
+    'ClassRowsHook',
     'DiagnosisHook',
     'GroupLRHook',
     'LossGuardHook',

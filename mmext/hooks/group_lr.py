@@ -8,7 +8,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
+from mmext.class_rows import LoadedRows
 from mmext.console import tell
+from mmext.hooks.class_rows import ClassRowsHook
 from mmext.model import bare_model
 from mmext.optim.group_table import check_named, fresh_lines, fresh_tensors, group_rows, to_record, to_table
 from mmext.registry import HOOKS
@@ -56,9 +58,10 @@ class GroupLRHook(Hook):
     """Print the table of parameter groups and log the rate of each: ``group_lr=dict(type='mmext.GroupLRHook')``.
 
     At the start: a table in the console and the log file, ``param_groups.json`` in the folder of the run's logs, and with
-    ``load_from`` the tensors that the checkpoint did not fill. At every log step the console line, the JSON log and
-    TensorBoard have ``backbone_lr``, ``neck_lr``, ``rpn_head_lr``, ``bbox_head_lr``, ``mask_head_lr``, read from the
-    optimizer, so that any scheduler shows as it is. A change that a validation brings (plateau) is announced.
+    ``load_from`` the tensors that the checkpoint did not fill, and the rows that ``mmext.ClassRowsHook`` loaded by class. At
+    every log step the console line, the JSON log and TensorBoard have ``backbone_lr``, ``neck_lr``, ``rpn_head_lr``,
+    ``bbox_head_lr``, ``mask_head_lr``, read from the optimizer, so that any scheduler shows as it is. A change that a
+    validation brings (plateau) is announced.
 
     Raises:
         InputError: parameter groups without names; a checkpoint of which nothing fits the model.
@@ -68,14 +71,16 @@ class GroupLRHook(Hook):
 
     def __init__(self):
         self._fresh: dict[str, str] | None = None
+        self._rows: dict[str, LoadedRows] = {}
         self._before_val: dict[str, float] | None = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._fresh = fresh_tensors(bare_model(runner), checkpoint)
+        self._rows = next((hook.rows for hook in runner.hooks if isinstance(hook, ClassRowsHook)), {})
+        self._fresh = fresh_tensors(bare_model(runner), checkpoint, self._rows)
 
     def before_train(self, runner) -> None:
         model = bare_model(runner)
-        rows = group_rows(model, runner.optim_wrapper.optimizer, self._fresh)
+        rows = group_rows(model, runner.optim_wrapper.optimizer, self._fresh, self._rows)
         if not is_main_process():
             return
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]

@@ -90,7 +90,7 @@ class TensorboardHook(Hook):
 
     def _draw(self, runner, sample) -> None:
         try:
-            picture = mmcv.imfrombytes(get(sample.img_path), channel_order='rgb')
+            picture = _picture(runner.val_dataloader.dataset, sample.img_path)
             data = sample.to_dict()
             drawn = side_by_side(picture, truth_of(data), prediction_of(data), self._score, self._longest)
             name = f'validation/{Path(sample.img_path).name}'
@@ -100,6 +100,17 @@ class TensorboardHook(Hook):
             self._images, self._chosen = 0, []
             why = str(error) if isinstance(error, InputError) else traceback.format_exc()
             runner.logger.warning(f'TensorboardHook draws no validation images from here on: {why}')
+
+
+def _picture(dataset, path: str) -> np.ndarray:
+    """An image (H, W, 3) in RGB, of 8 bits; of more by the limits of mmext.LoadMicroscopeImage where the pipeline has it."""
+    while hasattr(dataset, 'datasets') or hasattr(dataset, 'dataset'):
+        dataset = dataset.datasets[0] if hasattr(dataset, 'datasets') else dataset.dataset
+    pipeline = getattr(dataset, 'pipeline', None)
+    loader = pipeline.transforms[0] if pipeline is not None and pipeline.transforms else None
+    if hasattr(loader, 'read'):
+        return np.ascontiguousarray(loader.read(path)[..., ::-1])
+    return mmcv.imfrombytes(get(path), channel_order='rgb')
 
 
 def _tensorboards(runner) -> list[TensorboardVisBackend]:

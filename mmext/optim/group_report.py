@@ -9,13 +9,14 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.optim import Optimizer
 
 from mmext import recipe, recipes
+from mmext.class_rows import FoundRows, find_rows
 from mmext.console import console
 from mmext.errors import InputError, did_you_mean
 from mmext.optim.group_table import GroupRow, fresh_lines, fresh_tensors, group_rows, to_record
@@ -62,8 +63,7 @@ def build_optimizer(model: nn.Module, optim_wrapper: Mapping) -> Optimizer:
         optim_wrapper: of the config; one for mixed precision is built without, as MMEngine refuses it where there is no GPU,
             and groups and rates are the same.
     """
-    kind = optim_wrapper.get('type')
-    if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] == 'AmpOptimWrapper':
+    if _kind(optim_wrapper) == 'AmpOptimWrapper':
         kept = {key: value for key, value in optim_wrapper.items() if key not in _OF_PRECISION}
         optim_wrapper = {**kept, 'type': 'OptimWrapper'}
     return build_optim_wrapper(model, optim_wrapper).optimizer
@@ -125,10 +125,10 @@ def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length
             raise
         except Exception as error:  # whatever a setting of the person's config makes the model's code raise
             raise InputError(f'{config}: the model cannot be built: {type(error).__name__}: {error}') from error
-        fresh, lines = _fresh(model, cfg.get('load_from'))
-        rows = group_rows(model, optimizer, fresh)
+        fresh, found = _loaded(model, cfg)
+        rows = group_rows(model, optimizer, fresh, found.rows)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    lines += fresh_lines(rows, frozen)
+    lines = [*found.lines, *fresh_lines(rows, frozen)]
     if not schedule:
         return GroupReport(rows, lines, [], [], None, [])
     names = [group['name'] for group in optimizer.param_groups]
@@ -141,16 +141,51 @@ def report(config: str, cfg_options: Sequence[str], schedule: bool, epoch_length
     return GroupReport(rows, lines + remarks, names, moments(table), length, lost_ratios(table, names, rates) + lost)
 
 
-def _fresh(model, load_from: str | None) -> tuple[dict[str, str] | None, list[str]]:
+def _loaded(model: nn.Module, cfg: Config) -> tuple[dict[str, str] | None, FoundRows]:
+    """Tensors that ``load_from`` does not fill (None: nothing tells), and what it fills by class."""
+    load_from = cfg.get('load_from')
     if not load_from:
-        return None, ['No load_from in the config, so fresh and loaded tensors are not told apart.']
+        return None, FoundRows(lines=['No load_from in the config, so fresh and loaded tensors are not told apart.'])
     try:
         allow_mmengine_checkpoints()
         checkpoint = CheckpointLoader.load_checkpoint(load_from, map_location='cpu')
     except Exception as error:  # a URL without a network, a missing or foreign file: the groups stand all the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return None, [f'load_from cannot be read, so fresh and loaded tensors are not told apart: {load_from}: {reason}']
-    return fresh_tensors(model, checkpoint), []
+        line = f'load_from cannot be read, so fresh and loaded tensors are not told apart: {load_from}: {reason}'
+        return None, FoundRows(lines=[line])
+    found = _rows_by_class(model, checkpoint, cfg)
+    found.put_into(checkpoint)
+    return fresh_tensors(model, checkpoint, found.rows), found
+
+
+def _rows_by_class(model: nn.Module, checkpoint: Mapping, cfg: Config) -> FoundRows:
+    """What ``mmext.ClassRowsHook`` would load by class; nothing where the config has no such hook, or no class names."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    hook = next((hook for hook in hooks if hook and _kind(hook) == 'ClassRowsHook'), None)
+    classes = _classes(cfg) if hook is not None else ()
+    if not classes:
+        return FoundRows()
+    return find_rows(model, checkpoint, classes, hook.get('map'), hook.get('checkpoint_classes') or ())
+
+
+def _classes(cfg: Config) -> tuple[str, ...]:
+    """Class names of the training data: of the config, of a file that it names, or the data set's own."""
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    kind = dataset.get('type')
+    with DATASETS.switch_scope_and_registry(None) as registry:  # as build does: a name without scope is MMDetection's
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if hasattr(kind, '_load_metainfo'):
+        classes = kind._load_metainfo({'classes': classes} if classes else None).get('classes')
+    return () if isinstance(classes, str) else tuple(classes or ())
+
+
+def _kind(part: Mapping) -> str:
+    """Name of a part's type, without its scope."""
+    kind = part.get('type') or ''
+    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
 
 
 def _epoch_length(cfg: Config) -> int:

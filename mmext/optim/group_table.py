@@ -1,12 +1,13 @@
 """The table of parameter groups: which part learns at which rate, and what of it came from the checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
+from mmext.class_rows import LoadedRows
 from mmext.errors import InputError
 from mmext.optim.param_groups import part_of
 
@@ -18,8 +19,8 @@ class GroupRow:
     """One parameter group, or a part that is wholly frozen (``lr`` None).
 
     ``tensors`` and ``parameters`` count the group with the frozen parameters of its part; ``trainable_tensors`` and
-    ``trainable`` only what learns. ``fresh`` names the tensors that no checkpoint filled, each with the reason; None when
-    there was no checkpoint to look at.
+    ``trainable`` only what learns. ``fresh`` names the tensors that no checkpoint filled, or not all of, each with the
+    reason; None when there was no checkpoint to look at. ``rows`` has the tensors that were loaded by class.
     """
 
     name: str
@@ -32,14 +33,21 @@ class GroupRow:
     trainable_tensors: int
     trainable: int
     fresh: dict[str, str] | None
+    rows: dict[str, LoadedRows] = field(default_factory=dict)
+
+    @property
+    def in_part(self) -> int:
+        """Tensors of which some rows are the checkpoint's and some are new."""
+        return sum(not found.whole for found in self.rows.values())
 
 
-def fresh_tensors(model: nn.Module, checkpoint: Mapping) -> dict[str, str]:
-    """Parameters of the model that a checkpoint does not fill, each with the reason.
+def fresh_tensors(model: nn.Module, checkpoint: Mapping, rows: Mapping[str, LoadedRows] | None = None) -> dict[str, str]:
+    """Parameters of the model that a checkpoint does not fill, or not all of, each with the reason.
 
     Args:
         model: the model before or after loading.
         checkpoint: what ``torch.load`` gave: a state dict, or a dict that holds one under ``state_dict``.
+        rows: what of it was put together by class.
 
     Raises:
         InputError: when not one tensor fits; MMEngine would train on from scratch in silence.
@@ -47,9 +55,12 @@ def fresh_tensors(model: nn.Module, checkpoint: Mapping) -> dict[str, str]:
     state = checkpoint.get('state_dict', checkpoint)
     shapes = {name.removeprefix('module.'): tuple(value.shape) for name, value in state.items() if hasattr(value, 'shape')}
     parameters = {name.removeprefix('module.'): tuple(value.shape) for name, value in model.named_parameters()}
-    fresh = {}
+    by_class, fresh = rows or {}, {}
     for name, shape in parameters.items():
-        if name not in shapes:
+        if name in by_class:
+            if not by_class[name].whole:
+                fresh[name] = str(by_class[name])
+        elif name not in shapes:
             fresh[name] = 'not in the checkpoint'
         elif shapes[name] != shape:
             fresh[name] = f'other shape: {shapes[name]} in the checkpoint, {shape} in the model'
@@ -63,13 +74,19 @@ def fresh_tensors(model: nn.Module, checkpoint: Mapping) -> dict[str, str]:
     return fresh
 
 
-def group_rows(model: nn.Module, optimizer: Optimizer, fresh: Mapping[str, str] | None = None) -> list[GroupRow]:
+def group_rows(
+    model: nn.Module,
+    optimizer: Optimizer,
+    fresh: Mapping[str, str] | None = None,
+    rows: Mapping[str, LoadedRows] | None = None,
+) -> list[GroupRow]:
     """One row a group, in the optimizer's order; frozen parameters count in the first row of their part.
 
     Args:
         model: the model, not wrapped.
         optimizer: built by mmext.NamedParamGroupConstructor.
         fresh: as ``fresh_tensors`` gives it, or None when there is no checkpoint.
+        rows: tensors that were loaded by class.
 
     Raises:
         InputError: when a group has no name.
@@ -95,13 +112,14 @@ def group_rows(model: nn.Module, optimizer: Optimizer, fresh: Mapping[str, str] 
             trainable_tensors=len(trainable),
             trainable=sum(trainable),
             fresh=None if fresh is None else {n: fresh[n] for n in names if n in fresh},
+            rows={n: rows[n] for n in names if n in (rows or {})},
         )
 
-    rows = []
+    found = []
     for group in optimizer.param_groups:
         names = [*group['param_names'], *outside.pop(group['name'].split('.')[0], [])]
-        rows.append(row(group['name'], names, group))
-    return rows + [row(part, names, {}) for part, names in outside.items()]
+        found.append(row(group['name'], names, group))
+    return found + [row(part, names, {}) for part, names in outside.items()]
 
 
 def check_named(param_groups: Sequence[Mapping]) -> None:
@@ -115,7 +133,10 @@ def check_named(param_groups: Sequence[Mapping]) -> None:
 
 
 def to_record(rows: Sequence[GroupRow]) -> dict:
-    """The machine-readable form: ``{schema_version, groups: [{name, part, lr, ..., fresh: [names] or null}]}``."""
+    """The machine-readable form: ``{schema_version, groups: [{name, part, lr, ..., fresh: [names] or null, rows}]}``.
+
+    ``rows``: tensor to ``{loaded, total, what, classes}``; one that was not loaded whole is in ``fresh`` too.
+    """
     groups = []
     for row in rows:
         record = asdict(row)
@@ -127,14 +148,14 @@ def to_record(rows: Sequence[GroupRow]) -> dict:
 
 def to_table(rows: Sequence[GroupRow]) -> Table:
     """The table for people."""
-    loaded = any(row.fresh is not None for row in rows)
+    loaded, in_part = any(row.fresh is not None for row in rows), any(row.in_part for row in rows)
     table = Table(title='Parameter groups', title_justify='left')
     table.add_column('part')
     for heading in ('tensors', 'parameters', 'trainable', 'learning rate', 'x base', 'weight decay'):
         table.add_column(heading, justify='right')
     if loaded:
-        table.add_column('loaded', justify='right')
-        table.add_column('new', justify='right')
+        for heading in ('loaded', 'in part', 'new') if in_part else ('loaded', 'new'):
+            table.add_column(heading, justify='right')
     for row in rows:
         cells = [row.name, f'{row.tensors:,}', f'{row.parameters:,}', f'{row.trainable:,}']
         cells += (
@@ -147,25 +168,37 @@ def to_table(rows: Sequence[GroupRow]) -> Table:
             ]
         )
         if loaded:
-            cells += [str(row.tensors - len(row.fresh)), str(len(row.fresh))]
+            cells += _loaded_cells([row], in_part)
         table.add_row(*cells)
     totals = [f'{sum(getattr(row, field) for row in rows):,}' for field in ('tensors', 'parameters', 'trainable')]
     table.add_section()
     sums = ['all', *totals, '', '', '']
     if loaded:
-        new = sum(len(row.fresh) for row in rows)
-        sums += [str(sum(row.tensors for row in rows) - new), str(new)]
+        sums += _loaded_cells(rows, in_part)
     table.add_row(*sums)
     return table
 
 
+def _loaded_cells(rows: Sequence[GroupRow], in_part: bool) -> list[str]:
+    fresh, some_rows = sum(len(row.fresh) for row in rows), sum(row.in_part for row in rows)
+    loaded = sum(row.tensors for row in rows) - fresh
+    return [str(number) for number in ((loaded, some_rows, fresh - some_rows) if in_part else (loaded, fresh))]
+
+
 def fresh_lines(rows: Sequence[GroupRow], frozen: Sequence[str] = ()) -> list[str]:
-    """The new tensors with the reason for each; a warning for those that are frozen too and so stay random."""
-    lines = []
+    """The new tensors with the reason for each, and those that were loaded by class; a warning for what is frozen too and so
+    stays random."""
+
+    def note(name: str) -> str:
+        return '  FROZEN: it stays as it was initialised' if name in frozen else ''
+
+    lines, by_class = [], []
     for row in rows:
-        for name, reason in (row.fresh or {}).items():
-            note = '  FROZEN: it stays as it was initialised' if name in frozen else ''
-            lines.append(f'  new  {name}  ({reason}){note}')
+        fresh = row.fresh or {}
+        lines += [f'  new  {name}  ({why}){note(name)}' for name, why in fresh.items() if name not in row.rows]
+        by_class += [f'  {name}  {found}{note(name) if name in fresh else ""}' for name, found in row.rows.items()]
     if lines:
         lines.insert(0, 'New tensors, which start from their initialisation and not from the checkpoint:')
+    if by_class:
+        lines += ['Loaded by the names of the classes; rows of other classes start from their initialisation:', *by_class]
     return lines

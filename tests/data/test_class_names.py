@@ -1,4 +1,7 @@
-from mmext.data.class_names import class_mistakes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmext.data.class_names import class_mistakes, map_mistakes, matched_classes, place_of, trained_classes
 
 COUNTS = {'Fiber': 4, 'Fragment': 3, 'Film': 2, 'Unused': 0}
 
@@ -36,3 +39,35 @@ def test_other_order_is_a_mistake():
     assert only.code == 'class-order'
     assert 'lists the classes as Fiber, Fragment, Film, the config as Film, Fragment, Fiber' in only.text
     assert "metainfo=dict(classes=('Fiber', 'Fragment', 'Film'))" in only.remedy
+
+
+def test_the_classes_of_a_checkpoint_in_all_three_forms():
+    names = ['a', 'b']
+    for meta in ({'dataset_meta': {'classes': names}}, {'dataset_meta': {'CLASSES': names}}, {'CLASSES': names}):
+        assert trained_classes(meta) == ('a', 'b')
+    assert trained_classes({}) == trained_classes({'dataset_meta': None}) == ()
+
+
+def test_a_name_is_the_same_but_for_case_and_spaces_where_that_is_one_class():
+    names = ['cell phone', 'Film', 'film']
+    assert [place_of(name, names) for name in ('cell phone', 'Cell_phone', 'CELL-PHONE ', 'cellphone')] == [0, 0, 0, None]
+    assert [place_of(name, names) for name in ('Film', 'film', 'FILM')] == [1, 2, None]
+
+
+@given(st.lists(st.text(min_size=1), unique=True, min_size=1), st.data())
+def test_a_list_finds_itself_in_any_order(names, data):
+    other = data.draw(st.permutations(names))
+    assert [other[place] for place in matched_classes(names, other, {})] == names
+    assert matched_classes(names, other, dict.fromkeys(names)) == [None] * len(names)
+
+
+def test_a_map_goes_before_names_and_its_mistakes_name_the_side():
+    classes, theirs = ('Fiber', 'mouse'), ('hair', 'mouse')
+    assert matched_classes(classes, theirs, {}) == [None, 1]
+    assert matched_classes(classes, theirs, {'fiber': 'Hair', 'mouse': None}) == [0, None]
+    assert map_mistakes({'fiber': 'Hair', 'mouse': None}, classes, theirs) == []
+    (only,) = map_mistakes({'Fiber': 'hairs'}, classes, theirs)
+    assert only == "map Fiber=hairs: 'hairs' is no class of the checkpoint. Did you mean 'hair'? It has: hair, mouse."
+    assert map_mistakes({'Fiber': 'hairs'}, classes) == []  # theirs are not known
+    (only,) = map_mistakes({'Fibre': None}, classes)
+    assert only == "map Fibre=: 'Fibre' is no class of the data. Did you mean 'Fiber'? It has: Fiber, mouse."

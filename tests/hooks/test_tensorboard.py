@@ -1,12 +1,17 @@
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
+from mmengine.dataset import Compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from mmext.errors import InputError
-from mmext.hooks.tensorboard import LAYOUT, TensorboardHook, spread
+from mmext.hooks.tensorboard import LAYOUT, TensorboardHook, _picture, spread
+from mmext.transforms import LoadMicroscopeImage
 
 
 def events(work_dir):
@@ -82,3 +87,16 @@ def test_without_tensorboard_it_does_nothing(train_tiny):
     log = ''.join(path.read_text() for path in Path(runner.work_dir).glob('*/*.log'))
     assert 'TensorboardHook' not in log.replace('mmext.TensorboardHook', '').replace('TensorboardHook   ', '')
     assert not list(Path(runner.work_dir).glob('*/vis_data/events*'))
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_pictures_of_more_than_8_bits_are_as_bright_as_the_network_sees_them(tmp_path, wrapped):
+    pixels = np.arange(200, 3784, dtype=np.uint16).reshape(56, 64)
+    tifffile.imwrite(tmp_path / 'a.tif', pixels)
+    loader = LoadMicroscopeImage(limits=(200, 3783))
+    dataset = SimpleNamespace(pipeline=Compose([loader]))
+    found = _picture(SimpleNamespace(dataset=dataset) if wrapped else dataset, str(tmp_path / 'a.tif'))
+    assert np.array_equal(found, loader.read(tmp_path / 'a.tif')[..., ::-1])
+    assert (found.min(), found.max()) == (0, 255)
+    stock = _picture(SimpleNamespace(pipeline=Compose([])), str(tmp_path / 'a.tif'))
+    assert stock.max() == 14  # the upper 8 bits

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmext.class_rows import LoadedRows
 from mmext.console import plain
 from mmext.errors import InputError
 from mmext.optim.group_table import fresh_lines, fresh_tensors, group_rows, to_record, to_table
@@ -79,3 +80,30 @@ def test_nameless_groups_say_what_to_set():
     model = Model()
     with pytest.raises(InputError, match=r'1 of 1 parameter groups have no name.*NamedParamGroupConstructor'):
         group_rows(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_tensors_that_were_loaded_by_class_are_told_apart():
+    model = Model()
+    state = model.state_dict()
+    del state['mask_head.bias']
+    part = LoadedRows(2, 4, 'rows', ('fiber', 'background'))
+    by_class = {'mask_head.weight': part, 'neck.bias': LoadedRows(3, 3, 'rows', ('a', 'b', 'c'))}
+    fresh = fresh_tensors(model, state, by_class)
+    assert fresh == {'mask_head.weight': '2 of 4 rows loaded (fiber, background)', 'mask_head.bias': 'not in the checkpoint'}
+    rows = group_rows(model, optimizer_of(model), fresh, by_class)
+    assert [row.in_part for row in rows] == [0, 1, 0, 0]
+    record = to_record(rows)['groups']
+    assert record[1]['rows'] == {
+        'mask_head.weight': {'loaded': 2, 'total': 4, 'what': 'rows', 'classes': ('fiber', 'background')}
+    }
+    assert (record[0]['rows'], record[1]['fresh'], record[3]['fresh']) == ({}, ['mask_head.weight'], [])
+    last = plain(to_table(rows)).splitlines()[-2]
+    assert [cell.strip() for cell in last.strip('|').split('|')][-3:] == ['6', '1', '1']  # loaded, in part, new
+    assert fresh_lines(rows, ['mask_head.weight', 'neck.bias']) == [
+        'New tensors, which start from their initialisation and not from the checkpoint:',
+        '  new  mask_head.bias  (not in the checkpoint)',
+        'Loaded by the names of the classes; rows of other classes start from their initialisation:',
+        '  mask_head.weight  2 of 4 rows loaded (fiber, background)  FROZEN: it stays as it was initialised',
+        '  neck.bias  3 of 3 rows loaded (a, b, c)',
+    ]
+    assert 'in part' not in plain(to_table(group_rows(model, optimizer_of(model), {})))
