@@ -19,8 +19,6 @@ from mmext.errors import InputError
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = {'all': (0, 1e10), 'small': (0, SMALL), 'medium': (SMALL, MEDIUM), 'large': (MEDIUM, 1e10)}
-# detections of a class in an image that count, best score first
-MOST_DETECTIONS = 100
 # what is reported: number of the area, and the IoU thresholds it is the mean over
 NUMBERS: dict[str, tuple[int, slice]] = {
     'AP': (0, slice(None)),
@@ -133,7 +131,10 @@ def _class_truth(annotations: Sequence[dict], image: dict, outlined: bool) -> Cl
 
 
 def match_predictions(truth: Truth, predictions: Predictions, kind: str) -> Matches:
-    """Match the predictions of a validation with the ground truth as COCOeval does.
+    """Match the predictions of a validation with the ground truth as COCOeval does, all of them.
+
+    COCO's mAP stops at 100 detections of a class in an image. A model with MMDetection's ``max_per_img`` of 100 has no more;
+    one whose limit was raised was to find more objects, and these count here.
 
     Args:
         kind: ``'bbox'`` or ``'segm'``.
@@ -162,7 +163,7 @@ def match_predictions(truth: Truth, predictions: Predictions, kind: str) -> Matc
         for number, category in enumerate(truth.category_ids):
             objects = truth.objects.get((image_id, category), nothing)
             found = first + np.flatnonzero(labels == number)
-            found = found[np.argsort(-scores[found], kind='stable')][:MOST_DETECTIONS]
+            found = found[np.argsort(-scores[found], kind='stable')]
             ious = _overlaps(objects, predictions, found, kind)
             hit, ignored, iou, counted = match_class(ious, objects.areas, objects.crowd, areas[found], objects.ids == 0)
             parts[number].append((np.full(len(found), place), scores[found], hit, ignored, iou))

@@ -160,11 +160,7 @@ def operating_points(truth: Truth, predictions: Predictions, kind: str = 'segm')
 
 
 def match_all(truth: Truth, predictions: Predictions, kind: str) -> list[ClassMatches]:
-    """What all detections of each class have matched.
-
-    :func:`mmext.analysis.coco_ap.match_predictions` stops where COCO's AP does, at 100 detections of a class in an image; a
-    prediction has no such end.
-    """
+    """What the detections of each class have matched, objects of all sizes, by the score that a prediction is cut by."""
     ranges = {image_id: (first, last) for image_id, first, last in predictions.ranges()}
     absent = [image_id for image_id in truth.image_ids if image_id not in ranges]
     if absent:

@@ -1,7 +1,7 @@
 """Settings and annotations that cost people days: objects that count as crowds, and limits below the number of objects."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmengine.config import Config
@@ -10,17 +10,17 @@ from mmext.analysis.findings import Finding, first
 from mmext.check.instances import class_names
 from mmext.check.ledger import cases
 from mmext.check.parts import DataPart
+from mmext.data.caps import COUNTED_BY_MAP, detection_cap, model_caps
 from mmext.data.crowd import MOSTLY, NOTABLE, crowd_by_class
-from mmext.data.own_data import detection_cap
 
 # Share of all objects of a part that a limit puts out of reach. 1 %: as mmext.SmallObjectsHook; 10 %: the figures no longer
 # tell what the model can do.
 _WARN_LOST, _SEVERE_LOST = 0.01, 0.1
 # a single image of which more than this is out of reach is worth a warning as well
 _WARN_IMAGE = 0.1
-# COCOeval.summarize computes mAP at this many detections of a class in an image, whatever maxDets is
-_MAP_DETECTIONS = 100
 _PROPOSAL_NUMS = (100, 300, 1000)  # CocoMetric's default: COCOeval's maxDets
+# proposals, or anchors before NMS, for each object: mmext.data.caps has what fewer find
+_LEAST_AN_OBJECT = 2
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,17 @@ def check_traps(parts: Sequence[DataPart], cfg: Config) -> list[Finding]:
     """
     parts = [part for part in parts if part.coco]
     findings = [finding for part in parts for finding in _crowds(part)]
-    counted = [_counted(part) for part in parts]
+    # of crops the network sees a part of an image's objects at a time
+    counted = [_counted(part) for part in parts if not _in_crops(part)]
     for key, limit, what in _limits(cfg):
         chosen = [part for part in counted if part.name == 'train'] if '.train_cfg.' in key else counted
         findings += _over(key, limit, what, chosen)
+    findings += _few_proposals(cfg, counted)
     return findings + _evaluator(cfg, [part for part in counted if part.name == 'val'])
+
+
+def _in_crops(part: DataPart) -> bool:
+    return any('Crop' in str(step.get('type')) for step in part.dataset.get('pipeline') or [])
 
 
 def _crowds(part: DataPart) -> list[Finding]:
@@ -121,6 +127,27 @@ def _over(key: str, limit: int, what: str, parts: Sequence[_Counted]) -> list[Fi
     return [_finding('limit-below-objects', f'{key}={limit} {what} are kept', limit, crowded, lost, remedy)]
 
 
+def _few_proposals(cfg: Config, parts: Sequence[_Counted]) -> list[Finding]:
+    """Limits of the RPN that the objects of the fullest image leave too little of, though more than one for each."""
+    fullest = {part.name: (part, *part.by_image.most_common(1)[0]) for part in parts if part.by_image}
+    if not fullest:
+        return []
+    of_all = max(fullest.values(), key=lambda one: one[2])
+    of_train = fullest.get('train', of_all)
+    findings = []
+    for cap in model_caps(cfg.get('model') or {}, of_train[2], of_all[2]):
+        part, (image, _), objects = of_train if '.train_cfg.' in cap.key else of_all
+        certain = cap.name == 'max_per_img' and cap.value < objects  # of which _over tells
+        if '.rpn' in cap.key and cap.value < _LEAST_AN_OBJECT * objects and not certain:
+            text = (
+                f'Image {image} ({part.files[image]}) of {part.name} has {objects:,} objects, and {cap.key}={cap.value} '
+                f'{cap.what} are kept: {cap.value / objects:.1f} for each. A trained RPN had a proposal for 83 % of the '
+                'objects with one, for 98 % with two, for all with four.'
+            )
+            findings.append(Finding('few-proposals', 'warning', text, 1, (), f'{cap.key}={cap.needed}', 'config'))
+    return findings
+
+
 def _crowded(parts: Sequence[_Counted], limit: int, by_class: bool) -> tuple[list[_Crowded], dict[str, float]]:
     """Images with more objects than a limit, the fullest first, and by part the share of objects that is out of reach."""
     crowded, lost = [], {}
@@ -152,7 +179,7 @@ def _finding(code: str, text: str, limit: int, crowded: list[_Crowded], lost: di
 
 
 def _evaluator(cfg: Config, parts: Sequence[_Counted]) -> list[Finding]:
-    """What COCO's mAP counts at most: limits for each class of an image."""
+    """What COCO's numbers count at most: limits for each class of an image."""
     evaluators = cfg.get('val_evaluator') or []
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
     findings = []
@@ -160,23 +187,32 @@ def _evaluator(cfg: Config, parts: Sequence[_Counted]) -> list[Finding]:
         if str(evaluator.get('type')).rpartition('.')[2] != 'CocoMetric':
             continue
         key = 'val_evaluator' if isinstance(cfg.val_evaluator, dict) else f'val_evaluator.{place}'
-        numbers = tuple(sorted(evaluator.get('proposal_nums') or _PROPOSAL_NUMS))  # as COCOeval sorts them
-        if _MAP_DETECTIONS not in numbers:
-            text = f'{key}.proposal_nums={numbers} lacks {_MAP_DETECTIONS}, at which COCOeval computes mAP: it will be -1.'
+        if COUNTED_BY_MAP not in _proposal_nums(evaluator) and evaluator.get('max_detections') is None:
+            numbers = _proposal_nums(evaluator)
+            text = f'{key}.proposal_nums={numbers} lacks {COUNTED_BY_MAP}, at which COCOeval computes mAP: it will be -1.'
             remedy = f'{key}.proposal_nums="{_PROPOSAL_NUMS}"'.replace(' ', '')
             findings.append(Finding('map-undefined', 'severe', text, 1, (), remedy, 'config'))
-        best = 'default_hooks.checkpoint.save_best=coco/segm_mAP_50'
-        limits = [
-            (
-                _MAP_DETECTIONS,
-                'mAP counts at most 100 of a class',
-                f'Go by AP50 and AP75, which count {numbers[-1]}: {best}',
-            ),
-            (numbers[-1], f'AP50 and AP75 count at most {numbers[-1]} of a class', f'{key}.proposal_nums="(100,300,{{}})"'),
-        ]
-        for limit, text, remedy in limits:
+        for limit, text, remedy in _counted_at_most(evaluator, key):
             crowded, lost = _crowded(parts, limit, by_class=True)
             if crowded:
                 remedy = remedy.format(detection_cap(crowded[0].objects, limit))
                 findings.append(_finding('evaluator-limit-below-objects', text, limit, crowded, lost, remedy))
     return findings
+
+
+def _proposal_nums(evaluator: Mapping) -> tuple[int, ...]:
+    return tuple(sorted(evaluator.get('proposal_nums') or _PROPOSAL_NUMS))  # as COCOeval sorts them
+
+
+def _counted_at_most(evaluator: Mapping, key: str) -> Iterator[tuple[int, str, str]]:
+    """Limits of a CocoMetric: number, what it limits, and the remedy with a place for another number."""
+    most, highest = evaluator.get('max_detections'), _proposal_nums(evaluator)[-1]
+    best = f'Go by AP50 and AP75, which count {highest}: default_hooks.checkpoint.save_best=coco/segm_mAP_50'
+    of_map, of_all = best, f'{key}.proposal_nums="(100,300,{{}})"'
+    if str(evaluator.get('type')).startswith('mmext.'):
+        of_map = of_all = f'{key}.max_detections={{}}'
+    if most is not None:
+        yield most, f'AP counts at most {most} of a class', of_all
+    else:
+        yield COUNTED_BY_MAP, f'mAP counts at most {COUNTED_BY_MAP} of a class', of_map
+        yield highest, f'AP50 and AP75 count at most {highest} of a class', of_all

@@ -18,31 +18,28 @@ from mmext.metrics.coco_backend import Found, evaluate, found_in
 from mmext.metrics.mask_quality import encoded
 from mmext.registry import METRICS
 
-# place of each number in COCOeval.stats
-_STATS = {
-    'mAP': 0,
-    'mAP_50': 1,
-    'mAP_75': 2,
-    'mAP_s': 3,
-    'mAP_m': 4,
-    'mAP_l': 5,
-    'AR@100': 6,
-    'AR@300': 7,
-    'AR@1000': 8,
-    'AR_s@1000': 9,
-    'AR_m@1000': 10,
-    'AR_l@1000': 11,
-}
-_SHOWN = tuple(_STATS)[:6]
+# MMDetection's names of recalls have these caps on detections also where its proposal_nums are others
+_CAPS = (100, 300, 1000)
+_SHOWN = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 _BACKENDS = ('auto', 'pycocotools')
 
 
-def class_precision(precision: np.ndarray, number: int) -> dict[str, float]:
+def names_of(caps: Sequence[int]) -> tuple[str, ...]:
+    """Names of the numbers in COCOeval.stats, in its order.
+
+    Args:
+        caps: three, the detections of a class in an image that recall counts at most, in ascending order.
+    """
+    recalls = [f'AR@{cap}' for cap in caps] + [f'AR_{size}@{caps[-1]}' for size in 'sml']
+    return (*_SHOWN, *recalls)
+
+
+def class_precision(precision: np.ndarray, number: int | slice) -> dict[str, float]:
     """Average precisions of one class, by the names that the overall ones have; -1 where the class has no ground truth.
 
     Args:
         precision: of COCOeval (IoU thresholds, recalls, classes, areas, detection caps).
-        number: of the class.
+        number: of the class, or several.
     """
     chosen = {'mAP': precision[:, :, number, 0, -1]}
     chosen |= {f'mAP_{name}': precision[at, :, number, 0, -1] for name, at in (('50', 0), ('75', 5)) if at < len(precision)}
@@ -63,22 +60,36 @@ class CocoMetric(StockCocoMetric):
     - Where hotcoco is installed (``pip install 'mmext[fast]'``) it evaluates, many times faster, with the same numbers to
       the bit. Where it is not, or would not give the same numbers, pycocotools evaluates, and a line says why.
     - Detections are evaluated from memory; files are written where ``outfile_prefix`` asks for them.
+    - mAP can count more than 100 detections of a class in an image, which no setting of stock's does: ``max_detections``.
 
     Takes MMDetection's arguments; with metrics other than ``bbox`` and ``segm``, or ``format_only``, it is MMDetection's.
 
     Args:
         backend: ``'auto'``, hotcoco where it can be used, or ``'pycocotools'``.
+        max_detections: detections of a class in an image that count in every number, best score first; it takes the place of
+            the last of ``proposal_nums`` and, in mAP, of COCO's 100. Names of recalls follow: ``AR@350``. None: as
+            MMDetection, 100 in mAP and the last of ``proposal_nums``, 1000, in AP50 and the others.
         kwargs: of MMDetection's CocoMetric.
 
     Raises:
-        InputError: another backend.
+        InputError: another backend, or ``max_detections`` that is no number from 1.
     """
 
-    def __init__(self, *args, backend: str = 'auto', **kwargs):
+    def __init__(self, *args, backend: str = 'auto', max_detections: int | None = None, **kwargs):
         if backend not in _BACKENDS:
             raise InputError(f'CocoMetric: backend is {backend!r}; it must be {" or ".join(map(repr, _BACKENDS))}.')
         super().__init__(*args, **kwargs)
-        self.backend = backend
+        self.backend, self.max_detections = backend, max_detections
+        self._names = names_of(_CAPS)
+        if max_detections is not None:
+            if isinstance(max_detections, bool) or not isinstance(max_detections, int) or max_detections < 1:
+                raise InputError(
+                    f'CocoMetric: max_detections is {max_detections!r}; it must be a whole number from 1, at best the '
+                    "model's max_per_img."
+                )
+            lower = sorted(self.proposal_nums)[:2]
+            self.proposal_nums = [min(cap, max_detections) for cap in lower] + [max_detections]
+            self._names = names_of(self.proposal_nums)
         self._told = False
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -123,16 +134,18 @@ class CocoMetric(StockCocoMetric):
 
     def _evaluate(self, metric: str, found: Found) -> dict[str, float]:
         names = self.metric_items or _SHOWN
-        unknown = [name for name in names if name not in _STATS]
+        unknown = [name for name in names if name not in self._names]
         if unknown:
-            raise KeyError(f'metric_items: {unknown[0]!r} is unknown. There are: {", ".join(_STATS)}.')
+            raise KeyError(f'metric_items: {unknown[0]!r} is unknown. There are: {", ".join(self._names)}.')
         evaluation, reason = evaluate(self._coco_api, found, metric, self._choose, self.backend == 'auto')
         if reason and not self._told:
             self._told = True
             MMLogger.get_current_instance().info(
                 f'CocoMetric: evaluated by pycocotools, which takes longer, and not by hotcoco: {reason}.'
             )
-        stats = {name: float(evaluation.stats[place]) for name, place in _STATS.items()}
+        stats = dict(zip(self._names, evaluation.stats.tolist(), strict=True))
+        if self.max_detections is not None:  # COCOeval.summarize computes mAP at 100, or gives -1
+            stats['mAP'] = class_precision(evaluation.eval['precision'], slice(None))['mAP']
         values = {f'{metric}_{name}': stats[name] for name in names}
         rows = [('all', stats)]
         if self.classwise:

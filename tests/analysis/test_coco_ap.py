@@ -85,7 +85,7 @@ def matches_of(document, predictions, kind, folder):
 
 
 def cocoeval(document, predictions, kind):
-    """COCOeval's six numbers of average precision, and the average precision of each class."""
+    """COCOeval's six numbers of average precision, of all detections, and the average precision of each class."""
     found = []
     for image in predictions:
         for label, score, (x1, y1, x2, y2), rle in zip(
@@ -102,11 +102,14 @@ def cocoeval(document, predictions, kind):
         detected.dataset = {**truth.dataset, 'annotations': []}
         detected.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(found) if found else detected, kind)
+        evaluation.params.maxDets = [1, 100, 1000]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     precision = evaluation.eval['precision'][:, :, :, 0, -1]
-    return evaluation.stats[:6], [precision[:, :, k].mean() for k in range(len(CLASSES))]
+    there = precision[precision > -1]
+    mean = there.mean() if there.size else -1  # COCOeval's own is that of 100 detections
+    return [mean, *evaluation.stats[1:6]], [precision[:, :, k].mean() for k in range(len(CLASSES))]
 
 
 @settings(deadline=None, max_examples=60)
@@ -168,7 +171,7 @@ def test_weights_must_be_whole_numbers(tmp_path):
         average_precision(matches, np.full((1, 6), 0.5))
 
 
-def test_one_hundred_detections_of_a_class_count(tmp_path):
+def test_more_than_a_hundred_detections_of_a_class_count(tmp_path):
     document, predictions = made_validation(3, 1)
     label = (document['annotations'][0]['category_id'] - 1) // 3
     one = predictions[0]
@@ -178,6 +181,7 @@ def test_one_hundred_detections_of_a_class_count(tmp_path):
     stats, _ = cocoeval(document, predictions, 'bbox')
     ours = numbers(average_precision(matches_of(document, predictions, 'bbox', tmp_path)))
     assert np.nan_to_num([value[0] for value in ours.values()], nan=-1) == pytest.approx(stats, abs=1e-12)
+    assert 0 < ours['AP50'][0] < 0.05  # behind a hundred wrong ones
     assert list(ours) == list(NUMBERS)
 
 

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +14,7 @@ from mmdet.structures.bbox import HorizontalBoxes, bbox_overlaps
 from mmengine.structures import InstanceData
 
 from mmext.assigners import MaxIoUAssigner, max_iou_assigner
-from mmext.assigners.max_iou_assigner import in_blocks, touching_overlaps
+from mmext.assigners.max_iou_assigner import in_blocks, is_worth_it, touching_overlaps
 
 STRIDES = (4, 8, 16, 32, 64)
 RPN = {'pos_iou_thr': 0.7, 'neg_iou_thr': 0.3, 'min_pos_iou': 0.3}
@@ -50,7 +54,7 @@ def boxes(draw, anchors, most=8):
 
 
 def instances(found):
-    return InstanceData(bboxes=found, labels=torch.arange(len(found)) % 3)
+    return InstanceData(bboxes=found, labels=torch.arange(len(found), device=found.device) % 3)
 
 
 def same(ours, stock):
@@ -159,6 +163,67 @@ def test_no_matrix_at_full_size(monkeypatch):
     assert (ours.gt_inds > 0).sum() >= 30
     computed = sum(overlaps.numel() for *_, overlaps in touching_overlaps(truth, in_blocks(anchors)))
     assert computed < len(truth) * len(anchors) / 15
+
+
+def many_objects(number, height, width):
+    """Objects of 8 to 60 pixels, every third one twice."""
+    rng = torch.Generator().manual_seed(number)
+    corners = torch.rand(number, 2, generator=rng) * torch.tensor([width - 60.0, height - 60.0])
+    found = torch.cat([corners, corners + 8 + torch.rand(number, 2, generator=rng) * 52], 1)
+    found[2::3] = found[: len(found[2::3])]
+    return found
+
+
+@pytest.mark.parametrize(('compared', 'pairs'), [(1, 2048), (2000, 1), (2**22, 7)])
+def test_pieces_of_any_size_give_the_same(monkeypatch, compared, pairs):
+    anchors, truth = fpn_anchors(200, 136), many_objects(60, 200, 136)
+    regions = torch.tensor([[0.0, 0, 30, 30], [100, 20, 130, 180]])
+    monkeypatch.setattr(max_iou_assigner, '_COMPARED', compared)
+    monkeypatch.setattr(max_iou_assigner, '_PAIRS', pairs)
+    assert max(len(box) for box, *_ in touching_overlaps(truth, in_blocks(anchors))) <= pairs
+    check(anchors, truth, regions, ignore_iof_thr=0.5)
+    check(anchors, truth, min_pos_iou=0.0, gt_max_assign_all=False)
+
+
+def test_a_gpu_takes_mmdetections_way_for_few_objects():
+    anchors = len(fpn_anchors(800, 1344))
+    assert [is_worth_it('cuda', objects * anchors) for objects in (1, 60, 250)] == [False, False, True]
+    assert is_worth_it('cpu', 1)
+    assert not is_worth_it('mps', 250 * anchors)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.parametrize('thresholds', [{}, {'min_pos_iou': 0.0, 'gt_max_assign_all': False}])
+def test_on_a_gpu_the_result_is_stocks_in_bounded_memory(thresholds):
+    anchors, truth = fpn_anchors(800, 1344).cuda(), many_objects(300, 800, 1344).cuda()
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    ours = MaxIoUAssigner(**RPN | thresholds).assign(InstanceData(priors=anchors), instances(truth))
+    assert torch.cuda.max_memory_allocated() - held < 2**28
+    same(ours, StockMaxIoUAssigner(**RPN | thresholds).assign(InstanceData(priors=anchors), instances(truth)))
+
+
+MEMORY = """
+import resource, torch
+from mmengine.structures import InstanceData
+from mmext.assigners import MaxIoUAssigner
+from test_max_iou_assigner import RPN, fpn_anchors, many_objects
+
+anchors = fpn_anchors(4096, 4096)
+for number in (10, 1000):
+    truth = InstanceData(bboxes=many_objects(number, 4096, 4096), labels=torch.zeros(number, dtype=torch.long))
+    MaxIoUAssigner(**RPN).assign(InstanceData(priors=anchors), truth)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_follow_objects_times_image():
+    """1,000 objects and the anchors of 4096 x 4096: a byte for each pair of an object and a block alone would be 131 MB."""
+    command, here = [sys.executable, '-c', MEMORY], Path(__file__).parent
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    few, many = (int(line) / 1024 for line in done.stdout.split())
+    assert many - few < 100  # MiB
 
 
 @given(st.data(), SIZES)

@@ -94,20 +94,61 @@ def test_proposals_of_the_rpn_in_training_and_prediction(cfg):
     assert len(findings) == 2
 
 
+def test_few_proposals_for_each_object(cfg):
+    cfg.model.test_cfg.rcnn.max_per_img = -1
+    cfg.model.test_cfg.rpn = {'nms_pre': 300, 'max_per_img': 350}
+    assert check_traps(filled(cfg, [100], val=[150], classes=3), cfg) == []
+    anchors, proposals, training = check_traps(filled(cfg, [260], val=[200], classes=3), cfg)[:3]
+    assert {one.code for one in (anchors, proposals, training)} == {'few-proposals'}
+    assert proposals.severity == 'warning'
+    cfg.model.train_cfg.rpn_proposal = {'nms_pre': 520, 'max_per_img': 520}
+    findings = check_traps(filled(cfg, [260], val=[200], classes=3), cfg)
+    texts = {finding.remedy: finding.text for finding in findings}
+    assert set(texts) == {'model.test_cfg.rpn.nms_pre=2100', 'model.test_cfg.rpn.max_per_img=1050'}
+    text = texts['model.test_cfg.rpn.max_per_img=1050']
+    assert text.startswith(
+        'Image 1 (1.png) of train has 260 objects, and model.test_cfg.rpn.max_per_img=350 proposals of an'
+    )
+    assert 'image are kept: 1.3 for each.' in text
+    for finding in findings:
+        key, value = finding.remedy.split('=')
+        cfg.merge_from_dict({key: int(value)})
+    assert check_traps(filled(cfg, [260], val=[200], classes=3), cfg) == []
+
+
 def test_one_stage_and_queries(cfg):
     cfg.model = ConfigDict(test_cfg={'max_per_img': 100}, bbox_head={'num_queries': 90})
     keys = [finding.remedy for finding in check_traps(filled(cfg, [5], val=[150], classes=3), cfg)]
     assert keys == ['model.test_cfg.max_per_img=200', 'model.bbox_head.num_queries=200']
 
 
-def test_what_the_evaluator_counts(cfg):
+@pytest.fixture
+def unlimited(cfg):
     cfg.model.test_cfg.rcnn.max_per_img = 3000
-    cfg.model.test_cfg.rpn.max_per_img = 3000
+    cfg.model.test_cfg.rpn = dict(nms_pre=-1, max_per_img=-1)
+    return cfg
+
+
+def test_what_the_evaluator_counts(unlimited):
+    cfg = unlimited
     finding, more = check_traps(filled(cfg, [5], val=[1200]), cfg)
     assert finding.code == more.code == 'evaluator-limit-below-objects'
     assert "has 1,200 objects of 'Fiber', and mAP counts at most 100 of a class: at most 8% recall" in finding.text
-    assert 'Go by AP50 and AP75, which count 1000' in finding.remedy
     assert 'AP50 and AP75 count at most 1000 of a class: at most 83% recall' in more.text
+    assert finding.remedy == more.remedy == 'val_evaluator.max_detections=1500'
+    cfg.val_evaluator.max_detections = 600
+    (finding,) = check_traps(filled(cfg, [5], val=[1200]), cfg)
+    assert 'AP counts at most 600 of a class: at most 50% recall' in finding.text
+    key, value = finding.remedy.split('=')
+    cfg.merge_from_dict({key: int(value), 'val_evaluator.proposal_nums': (1, 10, 200)})
+    assert check_traps(filled(cfg, [5], val=[1200]), cfg) == []
+
+
+def test_what_stocks_evaluator_counts(unlimited):
+    cfg = unlimited
+    cfg.val_evaluator.type = 'CocoMetric'
+    finding, more = check_traps(filled(cfg, [5], val=[1200]), cfg)
+    assert 'Go by AP50 and AP75, which count 1000' in finding.remedy
     assert more.remedy == 'val_evaluator.proposal_nums="(100,300,1500)"'
     # the limit is for each class
     assert check_traps(filled(cfg, [5], val=[240], classes=3), cfg) == []

@@ -210,3 +210,72 @@ def test_ground_truth_of_the_data_set_will_do(file, shifted):
     ours = numbers(CocoMetric)
     assert {name: round(value, 3) for name, value in ours.items()} == numbers(StockCocoMetric)
     assert ours['coco/segm_mAP'] > 0.1
+
+
+# ---- many objects
+
+
+@pytest.fixture
+def crowded(tmp_path):
+    """A file with 250 squares of one class and 20 of another in an image, and a function that finds each of them."""
+    squares = [[20 * (i % 20), 20 * (i // 20), 12, 12] for i in range(270)]
+    labels = [int(i >= 250) for i in range(270)]
+    rles = [pycocotools.mask.frPyObjects([[x, y, x + w, y, x + w, y + h, x, y + h]], 400, 400)[0] for x, y, w, h in squares]
+    rles = [{**rle, 'counts': rle['counts'].decode()} for rle in rles]
+    annotations = [
+        {'id': i + 1, 'image_id': 1, 'category_id': label + 1, 'bbox': box, 'area': 144, 'iscrowd': 0, 'segmentation': rle}
+        for i, (box, label, rle) in enumerate(zip(squares, labels, rles, strict=True))
+    ]
+    images = [{'id': 1, 'file_name': 'a.png', 'height': 400, 'width': 400}]
+    categories = [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)]
+    file = tmp_path / 'crowded.json'
+    file.write_text(json.dumps({'images': images, 'annotations': annotations, 'categories': categories}))
+
+    def found(image):
+        boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in squares], dtype=torch.float)
+        scores = torch.linspace(1, 0.5, 270)
+        return {'bboxes': boxes, 'scores': scores, 'labels': torch.tensor(labels), 'masks': [dict(rle) for rle in rles]}
+
+    return file, found
+
+
+@pytest.mark.parametrize('backend', ['auto', 'pycocotools'])
+def test_250_perfect_detections_are_perfect(crowded, backend, lines):
+    items = ['mAP', 'mAP_50', 'mAP_s', 'AR@100', 'AR@300', 'AR@350', 'AR_s@350']
+    found = evaluate(CocoMetric, *crowded, backend=backend, max_detections=350, metric_items=items, classwise=True)
+    assert not slow_lines(lines)
+    recall = (100 / 250 + 1) / 2  # of the two classes
+    for metric in METRIC:
+        values = {name: found[f'coco/{metric}_{name}'] for name in [*items, 'Fiber_mAP']}
+        assert values.pop('AR@100') == pytest.approx(recall)
+        assert values == dict.fromkeys(values, pytest.approx(1))
+
+
+def test_stock_counts_a_hundred_in_its_map_alone(crowded):
+    """What the option is for; without it ours is stock's."""
+    found, stock = (evaluate(kind, *crowded) for kind in (CocoMetric, StockCocoMetric))
+    assert {key: round(value, 3) for key, value in found.items()} == stock
+    assert stock['coco/segm_mAP'] == pytest.approx((0.4 + 1) / 2, abs=0.01)
+    assert stock['coco/segm_mAP_50'] == 1
+    counted = evaluate(StockCocoMetric, *crowded, proposal_nums=(100, 300, 350))
+    assert counted['coco/segm_mAP'] == stock['coco/segm_mAP']
+
+
+@pytest.mark.parametrize(('most', 'expected'), [(50, (50 / 250 + 1) / 2), (150, (150 / 250 + 1) / 2), (250, 1.0)])
+def test_so_many_count(crowded, most, expected):
+    names = ['mAP', 'mAP_50', f'AR@{most}']
+    for backend in ('auto', 'pycocotools'):
+        found = evaluate(CocoMetric, *crowded, max_detections=most, metric_items=names, backend=backend)
+        assert list(found.values()) == [pytest.approx(expected, abs=0.01)] * 6
+
+
+def test_the_hundred_of_coco_are_a_hundred(file, shifted):
+    """Where an image has fewer detections the limit makes no difference, to the bit."""
+    with_limit = evaluate(CocoMetric, file, shifted, max_detections=1000, metric_items=ALL)
+    assert with_limit == evaluate(CocoMetric, file, shifted, metric_items=ALL)
+
+
+@pytest.mark.parametrize('most', [0, -1, 3.5, True, '350'])
+def test_a_limit_is_a_number_from_1(file, most):
+    with pytest.raises(InputError, match=r'max_detections is .*; it must be a whole number from 1'):
+        CocoMetric(ann_file=str(file), max_detections=most)
