@@ -140,7 +140,7 @@ def write_images(folder: Path, scenes: list[Scene]) -> None:
         Image.fromarray(pixels).save(folder / scene.file_name)
 
 
-def coco_document(scenes: list[Scene], crowd: bool = False) -> dict:
+def coco_document(scenes: list[Scene], crowd: bool = False, names=CLASSES) -> dict:
     """With ``crowd`` as CVAT writes masks: an RLE and iscrowd=1."""
     images, annotations = [], []
     for scene in scenes:
@@ -155,14 +155,14 @@ def coco_document(scenes: list[Scene], crowd: bool = False) -> dict:
                 {
                     'id': len(annotations) + 1,
                     'image_id': len(images),
-                    'category_id': CLASSES.index(one.name) + 1,
+                    'category_id': names.index(one.name) + 1,
                     'segmentation': outline,
                     'bbox': coco_mask.toBbox(rle).tolist(),
                     'area': int(coco_mask.area(rle)),
                     'iscrowd': int(crowd),
                 }
             )
-    categories = [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)]
+    categories = [{'id': i, 'name': name} for i, name in enumerate(names, 1)]
     return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
@@ -215,8 +215,8 @@ def write_labelme(folder: Path, scenes: list[Scene]) -> None:
         (folder / scene.file_name).with_suffix('.json').write_text(json.dumps(labelme_document(scene)))
 
 
-def cvat_text(scenes: list[Scene]) -> str:
-    labels = ''.join(f'<label><name>{name}</name><type>any</type></label>' for name in CLASSES)
+def cvat_text(scenes: list[Scene], names=CLASSES) -> str:
+    labels = ''.join(f'<label><name>{name}</name><type>any</type></label>' for name in names)
     lines = ['<?xml version="1.0" encoding="utf-8"?>', '<annotations><version>1.1</version>']
     lines.append(f'<meta><task><name>t</name><labels>{labels}</labels></task></meta>')
     for i, scene in enumerate(scenes):
@@ -251,7 +251,7 @@ def via_regions(scene: Scene, attribute: str = 'type') -> list[dict]:
     ]
 
 
-def via_document(scenes: list[Scene]) -> dict:
+def via_document(scenes: list[Scene], names=CLASSES) -> dict:
     entries = {
         f'{scene.file_name}123': {
             'filename': scene.file_name,
@@ -261,7 +261,7 @@ def via_document(scenes: list[Scene]) -> dict:
         }
         for scene in scenes
     }
-    options = {'type': 'radio', 'description': '', 'options': dict.fromkeys(CLASSES, '')}
+    options = {'type': 'radio', 'description': '', 'options': dict.fromkeys(names, '')}
     return {'_via_settings': {}, '_via_img_metadata': entries, '_via_attributes': {'region': {'type': options}, 'file': {}}}
 
 
@@ -295,8 +295,8 @@ def write_map(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values).save(path)
 
 
-def write_class_folders(folder: Path, scenes: list[Scene], suffix: str = '.png') -> None:
+def write_class_folders(folder: Path, scenes: list[Scene], suffix: str = '.png', names=CLASSES) -> None:
     for scene in scenes:
-        for name in CLASSES:
+        for name in names:
             objects = [one for one in scene.objects if one.name == name]
             write_map((folder / name / scene.file_name).with_suffix(suffix), label_map(scene, objects))
