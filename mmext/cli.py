@@ -117,6 +117,18 @@ def demo_data(folder: Path, images: int, val_images: int | None, seed: int, kind
 @click.option('--class-name', metavar='NAME', help='The class, where the files tell none.  [default: object]')
 @click.option('--batch-size', type=click.IntRange(1), help="Images a step on one GPU.  [default: the recipe's]")
 @click.option(
+    '--map',
+    'class_map',
+    multiple=True,
+    metavar='NEW=OLD',
+    help="Class NEW of your data begins as OLD of the recipe's checkpoint; `NEW=` as none. Same names need no --map.",
+)
+@click.option(
+    '--channels',
+    metavar='N|R,G,B',
+    help='Of images with many channels: one, from 0, shown as grey, or three as colours: 2,1,0',
+)
+@click.option(
     '--crowd-as-instances',
     is_flag=True,
     help='Train on annotations with iscrowd=1, as CVAT writes masks: in copies of ANN beside CONFIG they are 0.',
@@ -135,10 +147,12 @@ def init(
     class_attribute: str | None,
     class_name: str | None,
     batch_size: int | None,
+    class_map: tuple[str, ...],
+    channels: str | None,
     crowd_as_instances: bool,
     force: bool,
 ) -> None:
-    """Write a config for your own data: classes, paths, batch, rate and detection caps are taken from it.
+    """Write a config for your own data: classes, paths, batch, rate, detection caps and loading are taken from it.
 
     ANN: a COCO file; a folder of label maps (PNG, TIFF); YOLO segmentation (data.yaml, or a folder of labels); a folder of
     LabelMe files; the XML of CVAT for images 1.1; JSON or CSV of VGG Image Annotator 2. What is not COCO is converted, in a
@@ -154,6 +168,8 @@ def init(
       mmext init --train annotations.xml images --split 0.2                    CVAT for images 1.1
       mmext init --train via.json images --split 0.2 --class-attribute type    VIA
       mmext init --train cvat.json images --split 0.2 --crowd-as-instances     CVAT's COCO
+      mmext init --train ann.json images --split 0.2 --map Auto=car            a class that the checkpoint calls car
+      mmext init --train ann.json images --split 0.2 --channels 2,1,0          TIFF of many channels
     """
     from mmext import recipes
 
@@ -170,13 +186,30 @@ def init(
         raise click.UsageError('--val and --split exclude each other: --split makes the validation part.')
     if group_by and not split:
         raise click.UsageError('--group-by says how to --split; give both.')
+    from mmext.console import progress_bars
     from mmext.data.formats.content import Asked
+    from mmext.data.image_loading import parse_channels
     from mmext.data.own_data import write_config
 
     asked = Asked(kind, objects, class_attribute, class_name)
-    for line in write_config(
-        train, val or None, recipe, out, batch_size, crowd_as_instances, asked, split, group_by, seed, force
-    ):
+    with progress_bars() as progress:
+        lines = write_config(
+            train,
+            val or None,
+            recipe,
+            out,
+            batch_size,
+            crowd_as_instances,
+            asked,
+            split,
+            group_by,
+            seed,
+            force,
+            _class_map(class_map),
+            parse_channels(channels) if channels is not None else None,
+            progress,
+        )
+    for line in lines:
         click.echo(line)
 
 
@@ -773,6 +806,18 @@ def predict(ctx, config, checkpoint, images, out, formats, score_thr, classes, c
         click.echo('\nmmext crashed. That is a defect of mmext: please report it with these lines.', err=True)
         click.echo(outcome.crashes[0], err=True, nl=False)
     ctx.exit(70 if outcome.crashes else 1 if outcome.failed else 0)
+
+
+def _class_map(pairs: tuple[str, ...]) -> dict[str, str | None]:
+    class_map = {}
+    for pair in pairs:
+        new, equals, old = (word.strip() for word in pair.partition('='))
+        if not new or not equals:
+            raise InputError(f'--map: {pair!r} is not NEW=OLD, a class of your data and one of the checkpoint: Auto=car')
+        if new in class_map:
+            raise InputError(f'--map: {new!r} is given twice. A class begins as one class of the checkpoint.')
+        class_map[new] = old or None
+    return class_map
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ import pytest
 from mmext.cli import spread_cfg_options
 
 RECIPE = 'mask-rcnn_r18_fpn_finetune'
+WHOLE_INIT = ['--recipe', RECIPE, '--out', 'a.py', '--train', 'n.json', 'n', '--split', '0.2']
 
 
 def test_cfg_options_take_several_values():
@@ -61,6 +62,8 @@ def test_schedule_flags_a_lost_ratio_with_exit_code_1(run_command):
             ['init', '--recipe', RECIPE, '--out', 'a.py', '--train', 'n.json', 'n', '--val', 'm.json', 'm'],
             'm.json: there is no',
         ),
+        (['init', *WHOLE_INIT, '--map', 'Auto'], "'Auto' is not NEW=OLD"),
+        (['init', *WHOLE_INIT, '--map', 'Auto=car', '--map', 'Auto=bus'], "'Auto' is given twice"),
         (['demo-data', 'x', '--images', '0'], '0 is not in the range'),
         (['compare', 'nowhere'], 'nowhere: there is no such folder'),
         (['compare', '.', '--metric', 'mask_app'], "metric: no run has 'mask_app'"),

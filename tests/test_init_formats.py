@@ -1,12 +1,15 @@
 """From the files of each annotation tool through ``mmext init`` to a config that loads, as docs/your-data.md says."""
 
+import dataclasses
 import json
 import re
 import shlex
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from format_files import (
     CLASSES,
@@ -32,6 +35,9 @@ SECTIONS = {
     for heading, _, body in (part.partition('\n') for part in PAGE.split('\n## ')[1:])
 }
 SCENES = some_scenes(8, samples=4)
+# sections about COCO files, of which no class is told
+AS_THEY_ARE = ('COCO', 'No validation part', 'COCO of CVAT', 'Images of more than 8 bits', 'Images of many channels')
+AS_THEY_ARE += ('Very large images',)
 
 
 def by_value(folder):
@@ -53,11 +59,36 @@ def yolo_parts(folder):
         (folder / 'labels' / part / 'data.yaml').rename(folder / 'data.yaml')
 
 
-def coco_parts(folder):
+def coco_parts(folder, change=None):
     for part, scenes in (('train', SCENES[:5]), ('val', SCENES[5:])):
         write_images(folder / 'images' / part, scenes)
+        for path in (folder / 'images' / part).iterdir() if change else ():
+            change(path)
         (folder / 'ann').mkdir(exist_ok=True)
         (folder / 'ann' / f'{part}.json').write_text(json.dumps(coco_document(scenes)))
+
+
+def deeper(path):
+    """The image in 12 of 16 bits."""
+    cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16) * 14 + 200)
+
+
+def five_channels(folder):
+    tiffs = [dataclasses.replace(scene, file_name=scene.file_name.replace('.png', '.tif')) for scene in SCENES]
+    (folder / 'ann.json').write_text(json.dumps(coco_document(tiffs)))
+    (folder / 'images').mkdir()
+    for scene in tiffs:
+        pixels = np.random.default_rng(0).integers(0, 4096, (5, scene.height, scene.width)).astype(np.uint16)
+        tifffile.imwrite(folder / 'images' / scene.file_name, pixels, imagej=True, metadata={'axes': 'CYX'})
+
+
+def slides(folder):
+    """Each image in the corner of a large one, so that no tile cuts an object."""
+    large = [dataclasses.replace(scene, file_name=f'{scene.file_name}.tif', width=2000, height=1900) for scene in SCENES]
+    (folder / 'ann.json').write_text(json.dumps(coco_document(large)))
+    (folder / 'slides').mkdir()
+    for scene in large:
+        tifffile.imwrite(folder / 'slides' / scene.file_name, np.zeros((1900, 2000), np.uint8), tile=(256, 256))
 
 
 def write_json(name, document):
@@ -80,6 +111,9 @@ FILES = {
     'LabelMe': lambda folder: write_labelme(folder / 'labelme', SCENES),
     'CVAT for images': lambda folder: (folder / 'annotations.xml').write_text(cvat_text(SCENES)),
     'VGG Image Annotator': write_json('via.json', via_document(SCENES)),
+    'Images of more than 8 bits': lambda folder: coco_parts(folder, deeper),
+    'Images of many channels': five_channels,
+    'Very large images': slides,
 }
 
 
@@ -128,7 +162,7 @@ def test_commands_of_the_page(here, heading):
     assert sum(number for number, _ in counts.values()) == sum(len(scene.objects) for scene in SCENES)
     if '--group-by' in command:
         assert counts['train'][1].isdisjoint(counts['val'][1])
-    if heading not in ('COCO', 'No validation part', 'COCO of CVAT'):
+    if heading not in AS_THEY_ARE:
         for name in names:
             assert re.search(rf'(?m)^    {name}: .+: \d+ objects in \d+ images$', output)
 

@@ -360,7 +360,8 @@ _TEXTS = {
     'bit-depth-lost': (
         'severe',
         f'have more than 8 bits, of which stock loading keeps the upper 8: under {_FEW_GREY_VALUES} grey values are left.',
-        'rescale the files to 8 bits, the same low and high percentile (0.1 and 99.9) to 0 and 255 for all',
+        "dict(type='mmext.LoadMicroscopeImage', limits=(LOW, HIGH)) in the place of LoadImageFromFile in both pipelines; "
+        '`mmext init` writes it with the limits of your images',
     ),
     'exif-rotation-followed': (
         'information',

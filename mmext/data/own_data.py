@@ -2,15 +2,19 @@
 
 import os
 import pprint
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mmext
 from mmext.atomic_file import write_atomically
+from mmext.data.caps import COUNTED_BY_MAP, DETECTIONS, Cap, as_changes, model_caps
+from mmext.data.class_names import map_mistakes
 from mmext.data.coco_file import count_by_class, dropped_in_training, objects_per_image
 from mmext.data.formats.content import Asked
+from mmext.data.image_loading import Loading, input_scale_of, pipelines_text, plan_loading
 from mmext.data.split import Part, check_targets, encoded, read_parts, split_part
-from mmext.errors import InputError, some
+from mmext.data.tile_files import is_large, tiled_part, write_tiles
+from mmext.errors import InputError, raise_all, some
 
 # semantic heads count the classes of a stuff map, backbones those that they were pretrained on, not the instances'
 OTHER_CLASSES = ('FusedSemanticHead', 'VGG')
@@ -48,24 +52,6 @@ def _plain(value: object) -> object:
     return type(value)(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def detection_cap(most: int, cap: int) -> int:
-    """Detections an image to keep: the recipe's cap, or a quarter above the most objects in one image, in fifties."""
-    return max(cap, -(-most * 5 // 4 // 50) * 50)
-
-
-def with_detection_caps(test_cfg: dict, most: int) -> dict:
-    """The caps of a recipe's ``test_cfg`` that are too low for ``most`` objects in one image, raised."""
-    raised = {}
-    for key, value in test_cfg.items():
-        if isinstance(value, dict):
-            inner = with_detection_caps(value, most)
-            if inner:
-                raised[key] = inner
-        elif key == 'max_per_img' and detection_cap(most, value) > value:
-            raised[key] = detection_cap(most, value)
-    return raised
-
-
 def portable(path: Path, config: Path) -> str:
     """A path for the config: from the config's own folder when the path lies in it, else absolute.
 
@@ -88,6 +74,9 @@ def write_config(
     group_by: str | None = None,
     seed: int = 0,
     force: bool = True,
+    class_map: Mapping[str, str | None] | None = None,
+    channels: Sequence[int] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[str]:
     """Check the annotations, write the config and say what was found.
 
@@ -103,8 +92,12 @@ def write_config(
         asked: what the person says of annotations that do not tell themselves.
         split: share of the images of ``train`` to validate on.
         group_by: regular expression that finds in a file name the sample that the image is of; a sample is in one part.
-        seed: of the split.
-        force: write over the config and over annotation files that were written here before.
+        seed: of the split, and of the images whose grey values are looked at.
+        force: write over the config and over what was written beside it before.
+        class_map: class of the data to the class of the recipe's checkpoint whose rows it begins with; None: with none.
+        channels: of the images that are shown: one as grey, or three as red, green and blue; None where all have one or
+            three.
+        progress: called with (what, done, all).
 
     Returns:
         Lines for the person: what is in the data, and the next commands.
@@ -131,26 +124,43 @@ def write_config(
     if batch_size and batch_size > images:
         raise InputError(f'--batch-size: {batch_size} is more than the {images} training images.')
     batch_size = batch_size or min(cfg.train_dataloader.batch_size, images)
-    text, lines = _config_text(cfg, parts, recipe, out, batch_size)
-    for part in parts:
-        if part.document is not None:
-            write_atomically(encoded(part.document), part.coco.path)
-    write_atomically(text.encode(), out)
-    return lines
+    map_text, map_lines = _class_map(class_map or {}, parts[0].coco.classes, cfg.get('load_from'), out)
+    loading = plan_loading(parts, input_scale_of(cfg.val_dataloader.dataset.pipeline), channels, seed, progress)
+    used, tiles = parts, []
+    if loading.crops and is_large(parts[1].coco, loading.crops.side):
+        folder = out.with_name(f'{out.stem}_val_tiles')
+        tiled, tiles = tiled_part(parts[1], loading.crops.side, folder)
+        check_targets([tiled], force)
+        used = [parts[0], tiled]
+    text, lines = _config_text(cfg, used, recipe, out, batch_size, loading)
+    if tiles:
+        write_tiles(used[1].folder, parts[1].folder, tiles, progress)
+    written = {part.coco.path: part.document for part in (*parts, *used) if part.document is not None}
+    for path, document in written.items():
+        write_atomically(encoded(document), path)
+    write_atomically((text + map_text).encode(), out)
+    return map_lines + lines
 
 
-def _config_text(cfg, parts: Sequence[Part], recipe: str, out: Path, batch_size: int) -> tuple[str, list[str]]:
+def _config_text(
+    cfg, parts: Sequence[Part], recipe: str, out: Path, batch_size: int, loading: Loading
+) -> tuple[str, list[str]]:
     files = [part.coco for part in parts]
     train, val = files
-    most = max(count for file in files for count in objects_per_image(file).values())
-    model = dict(with_num_classes(cfg.model, len(train.classes)) or {})
-    caps = with_detection_caps(cfg.model.get('test_cfg') or {}, most)
-    if caps:
-        model['test_cfg'] = caps
+    train_most, val_most = (max(objects_per_image(file).values(), default=0) for file in files)
+    if loading.crops:  # of a large image the network sees a part at a time
+        train_most = loading.crops.most
+    most = max(train_most, val_most)
+    caps = model_caps(cfg.model, train_most, most)
+    model = {**(with_num_classes(cfg.model, len(train.classes)) or {}), **as_changes(caps)}
     base_batch, base_rate = cfg.auto_scale_lr.base_batch_size, cfg.optim_wrapper.optimizer.lr
     rate = float(f'{base_rate * batch_size / base_batch:.6g}')
     val_batch = min(cfg.val_dataloader.batch_size, len(val.images))
     val_file = portable(val.path, out)
+    loads = ''
+    if loading.settings is not None:
+        pipelines = (cfg[f'{name}_dataloader'].dataset.pipeline for name in ('train', 'val'))
+        loads = f'{pipelines_text(loading, *map(_plain, pipelines))}\n\n'
     sources = ' and '.join(dict.fromkeys(part.source.name for part in parts))
     text = f"""# Written by `mmext init` from {sources}; yours to change.
 _base_ = __import__('mmext').recipe({recipe!r})
@@ -159,12 +169,12 @@ num_classes = {len(train.classes)}
 class_names = {train.classes!r}
 metainfo = dict(classes=class_names, palette='random')
 
-# To train on: {len(train.images)} images, {len(train.annotations)} objects.
-train_dataloader = {_loader(parts[0], out, batch_size)}
+{loads}# To train on: {len(train.images)} images, {len(train.annotations)} objects.
+train_dataloader = {_train_loader(cfg, parts[0], out, batch_size, loading)}
 # To validate on: {len(val.images)} images, {len(val.annotations)} objects.
-val_dataloader = {_loader(parts[1], out, val_batch)}
+val_dataloader = {_loader(_dataset(parts[1], out, 'test_pipeline' if loads else None), val_batch)}
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file={val_file!r})
+{_evaluator(caps, val_file)}
 test_evaluator = val_evaluator
 
 # Linear rule: the recipe's {base_rate:g} is for a batch of {base_batch}.
@@ -173,8 +183,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr={rate!r}))
 auto_scale_lr = dict(base_batch_size={batch_size})
 
-# At most {most} objects in one image: {_cap_reason(cfg, most)}
-# COCO's mAP itself looks at the best 100 detections of a class in an image, its AP50 and AP75 at the best 1000.
+{_caps_in_words(caps, most)}
 model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
 """
     counts, val_counts = count_by_class(train), count_by_class(val)
@@ -183,6 +192,7 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     lines += [f'  {name} has no object to train on.' for name in train.classes if not counts[name]]
     lines += [f'  {name} has no object to validate on, so no AP.' for name in train.classes if not val_counts[name]]
     lines += [line for part in parts for line in part.lines]
+    lines += loading.lines
     for file in files:
         dropped = dropped_in_training(file)
         if dropped:
@@ -194,19 +204,73 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     return text, lines
 
 
-def _loader(part: Part, out: Path, batch_size: int) -> str:
-    ann_file, folder = part.coco.path, part.folder
-    return f"""dict(
-    batch_size={batch_size},
-    dataset=dict(
-        data_root='',
-        ann_file={portable(ann_file, out)!r},
-        data_prefix=dict(img={portable(folder, out) + '/'!r}),
-        metainfo=metainfo))"""
+def _train_loader(cfg, part: Part, out: Path, batch_size: int, loading: Loading) -> str:
+    dataset = _dataset(part, out, None if loading.settings is None else 'train_pipeline')
+    times = loading.crops.times if loading.crops else 1
+    if times > 1:
+        settings = _plain(cfg.train_dataloader.dataset)
+        kept = {key: repr(settings[key]) for key in ('type', 'filter_cfg') if key in settings}
+        dataset = {'_delete_': 'True', 'type': "'RepeatDataset'", 'times': str(times), 'dataset': kept | dataset}
+    return _loader(dataset, batch_size)
 
 
-def _cap_reason(cfg, most: int) -> str:
-    test_cfg = cfg.model.test_cfg
-    usual = (test_cfg.get('rcnn') or test_cfg).max_per_img
-    cap = detection_cap(most, usual)
-    return f'{cap} detections are kept instead of {usual}.' if cap > usual else f'{usual} detections are kept, as usual.'
+def _loader(dataset: Mapping[str, str | Mapping], batch_size: int) -> str:
+    """A data loader as text; of ``dataset`` the values are text already."""
+    return _dict_text({'batch_size': str(batch_size), 'dataset': dataset})
+
+
+def _dict_text(settings: Mapping[str, str | Mapping], indent: int = 4) -> str:
+    lines = (
+        f'{" " * indent}{key}={value if isinstance(value, str) else _dict_text(value, indent + 4)}'
+        for key, value in settings.items()
+    )
+    return 'dict(\n' + ',\n'.join(lines) + ')'
+
+
+def _dataset(part: Part, out: Path, pipeline: str | None) -> dict[str, str]:
+    folder = portable(part.folder, out) + '/'
+    found = {
+        'data_root': "''",
+        'ann_file': repr(portable(part.coco.path, out)),
+        'data_prefix': f'dict(img={folder!r})',
+        'metainfo': 'metainfo',
+    }
+    return found if pipeline is None else found | {'pipeline': pipeline}
+
+
+def _evaluator(caps: Sequence[Cap], file: str) -> str:
+    kept = max((cap.needed for cap in caps if cap.what == DETECTIONS), default=0)
+    if kept <= COUNTED_BY_MAP:
+        return f'val_evaluator = dict(ann_file={file!r})'
+    return f"""# COCO's mAP counts {COUNTED_BY_MAP} detections of a class in an image, with this all that are kept.
+val_evaluator = dict(ann_file={file!r}, max_detections={kept})"""
+
+
+def _caps_in_words(caps: Sequence[Cap], most: int) -> str:
+    low = [cap for cap in caps if cap.is_low]
+    if not low:
+        return f"# At most {most} objects in one image: none of the recipe's limits is too low for that."
+    lines = [f"# At most {most} objects in one image. The recipe's limits are too low for that:"]
+    lines += [f'#   {cap.key}: {cap.needed} {cap.what} instead of {cap.value}' for cap in low]
+    return '\n'.join(lines)
+
+
+def _class_map(
+    class_map: Mapping[str, str | None], classes: Sequence[str], load_from: str | None, out: Path
+) -> tuple[str, list[str]]:
+    """Lines of the config for ``--map``, and what there is to say of it."""
+    if not class_map:
+        return '', []
+    if not load_from:
+        raise InputError('--map: the recipe starts from no checkpoint, so there is no class to take rows from.')
+    from mmext.model import classes_of_file  # torch
+
+    theirs = classes_of_file(load_from)
+    raise_all([f'--{mistake}' for mistake in map_mistakes(class_map, classes, theirs)])
+    text = f"""
+# Class of these data to the class of the checkpoint whose rows it begins with; None: with none.
+default_hooks = dict(class_rows=dict(map={dict(class_map)!r}))
+"""
+    name = load_from.rsplit('/', 1)[-1]
+    later = f'--map: the classes of {name} are not known here; `mmext groups {out}` holds the map against them.'
+    return text, [] if theirs else [later]

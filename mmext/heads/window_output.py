@@ -4,6 +4,7 @@ Shapes: N detections, C classes, h and w of the mask grid.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -101,7 +102,7 @@ def draw_rles(
     grids = iter(probabilities)
     for begin, end in _slices(lengths):
         pixels = np.zeros(int(lengths[begin:end].sum()) + 1, bool)
-        parts = np.split(pixels[:-1], lengths[begin:end].cumsum()[:-1])
+        parts = _parts(pixels, lengths[begin:end])
         for place, part in zip(range(begin, end), parts, strict=True):
             grid = next(grids)
             if len(part):
@@ -146,7 +147,12 @@ def _all_places(windows: np.ndarray, boxes: Tensor, axis: int, before: float | N
     places = grid_places(torch.from_numpy(pixels), boxes[owner, axis], boxes[owner, 2 + axis])
     if extra:
         places[torch.from_numpy(firsts)] = before
-    return np.split(places.numpy(), lengths.cumsum()[:-1])
+    return _parts(places.numpy(), lengths)
+
+
+def _parts(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """``np.split`` into parts of these lengths, which takes ten times as long for as small ones."""
+    return [values[begin:end] for begin, end in itertools.pairwise([0, *lengths.cumsum().tolist()])]
 
 
 def paste_groups(

@@ -7,6 +7,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
+from mmext.data.caps import proposal_caps
+from mmext.data.class_names import trained_classes
 from mmext.errors import InputError
 from mmext.transforms.load_microscope_image import LoadMicroscopeImage
 
@@ -37,8 +39,7 @@ def class_names(cfg: Config, meta: Mapping, model: nn.Module, checkpoint: str) -
     """
     dataset = next((found for part in ('test', 'val', 'train') if (found := _dataset_of(cfg, part))), {})
     configured = tuple((dataset.get('metainfo') or {}).get('classes') or ())
-    theirs = meta.get('dataset_meta') or {}
-    trained = tuple(theirs.get('classes') or theirs.get('CLASSES') or meta.get('CLASSES') or ())
+    trained = trained_classes(meta)
     if configured and trained and configured != trained:
         raise InputError(
             f'The config and the checkpoint name other classes, so labels would get wrong names. Config: '
@@ -102,6 +103,19 @@ def microscope_loader(step: Mapping) -> LoadMicroscopeImage | None:
     return LoadMicroscopeImage(**{key: value for key, value in step.items() if key != 'type'})
 
 
+def check_loader(loader: object) -> None:
+    """Refuse a transform that no window of an image can be scaled with.
+
+    Raises:
+        InputError: it is not ours.
+    """
+    if not isinstance(loader, LoadMicroscopeImage):
+        raise InputError(
+            f'--tile: the config loads images with {type(loader).__name__}, which reads whole ones. Use LoadImageFromFile '
+            'or mmext.LoadMicroscopeImage in its test pipeline.'
+        )
+
+
 def _name(step: Mapping | object) -> str:
     kind = step.get('type', '') if isinstance(step, Mapping) else type(step)
     return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
@@ -109,6 +123,8 @@ def _name(step: Mapping | object) -> str:
 
 def with_thresholds(cfg: Config, mask_thr: float | None, max_per_img: int | None) -> Config:
     """A copy of a config with these settings where its family has them.
+
+    An RPN gets the limits on proposals that a higher ``max_per_img`` needs.
 
     Raises:
         InputError: a value that cannot be; a family without such a setting.
@@ -134,6 +150,9 @@ def with_thresholds(cfg: Config, mask_thr: float | None, max_per_img: int | None
             raise InputError(f'max_per_img: {max_per_img} is not a whole number from 1.')
         if 'max_per_img' not in place:
             raise InputError(f'max_per_img: {cfg.model.type} has no such setting in test_cfg, so leave it out.')
+        if max_per_img > place['max_per_img'] and 'rpn' in test_cfg:  # which would cut them off before
+            needed = {cap.name: cap.needed for cap in proposal_caps(test_cfg['rpn'], 'rpn', max_per_img)}
+            test_cfg['rpn'].update(needed)
         place['max_per_img'] = int(max_per_img)
     return cfg
 
@@ -149,3 +168,10 @@ def model_threshold(model: nn.Module) -> float | None:
     if not isinstance(rcnn, Mapping) or hasattr(roi_head, 'mask_iou_head') or (rcnn.get('nms') or {}).get('type') != 'nms':
         return None
     return rcnn.get('score_thr')
+
+
+def detections_kept(cfg: Config) -> int | None:
+    """Most detections of an image; None without a limit."""
+    test_cfg = cfg.model.get('test_cfg') or {}
+    most = (test_cfg.get('rcnn') or test_cfg).get('max_per_img', -1)
+    return most if most > 0 else None

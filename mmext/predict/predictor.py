@@ -27,7 +27,14 @@ from mmext.metrics.mask_quality import encoded
 from mmext.model import build_model, load_weights
 from mmext.optim.group_report import load_config
 from mmext.predict.instances import Instances
-from mmext.predict.model_config import class_names, microscope_loader, model_threshold, test_pipeline, with_thresholds
+from mmext.predict.model_config import (
+    class_names,
+    detections_kept,
+    microscope_loader,
+    model_threshold,
+    test_pipeline,
+    with_thresholds,
+)
 from mmext.transforms.load_microscope_image import LoadMicroscopeImage
 
 Image = str | Path | np.ndarray
@@ -76,6 +83,8 @@ class Predictor:
         class_names: of all classes, in the order of the labels.
         thresholds: class name to score.
         remarks: lines about how it computes.
+        max_per_img: most detections an image, None without a limit.
+        full: how many images, or tiles, had so many that would be kept: others may have been cut off.
 
     Raises:
         InputError: config, checkpoint or a setting cannot be used.
@@ -100,14 +109,16 @@ class Predictor:
         with contextlib.redirect_stdout(io.StringIO()):  # MMEngine says what it loads
             self.cfg = copy.deepcopy(config) if isinstance(config, Config) else load_config(str(config), cfg_options)
             init_default_scope(self.cfg.get('default_scope', 'mmdet'))
-            model = build_model(with_thresholds(self.cfg, mask_thr, max_per_img))
+            changed = with_thresholds(self.cfg, mask_thr, max_per_img)
+            self.max_per_img = detections_kept(changed)
+            model = build_model(changed)
             meta = load_weights(model, Path(checkpoint))
         give_rles(model)
         self.class_names = class_names(self.cfg, meta, model, str(checkpoint))
         self._kept = _kept_classes(classes, self.class_names)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f'batch_size: {batch_size!r} is not a whole number from 1.')
-        self.batch_size = batch_size
+        self.batch_size, self.full = batch_size, 0
         self._own_threshold = model_threshold(model)
         self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         try:
@@ -228,9 +239,14 @@ class Predictor:
         """The model's answers to images of one size, in one pass."""
         with self._network:
             answers = self.model.test_step(pseudo_collate(batch))
+            self.full += sum(self._is_full(answer) for answer in answers)
         if any('masks' not in answer.pred_instances for answer in answers):
             raise NoMasksError(f'{type(self.model).__name__} finds boxes and no masks; give a config with a mask head.')
         return answers
+
+    def _is_full(self, sample: DetDataSample) -> bool:
+        scores = sample.pred_instances.scores
+        return len(scores) == self.max_per_img and bool(scores.min() >= self._least[sorted(self._kept)].min())
 
     def _chosen(self, sample: DetDataSample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Places of the detections that are kept, best score first, and labels and scores of all."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmext.analysis.predictions import file_hash
 from mmext.atomic_file import write_atomically
+from mmext.data.large_image import LargeImage
 from mmext.errors import InputError, did_you_mean
 from mmext.predict import export, lab_report
 from mmext.predict.image_files import ImageFile, find_images
@@ -137,7 +138,7 @@ def predict(
     joined = _Joined(out, formats, settings, images)
     predictor = _predictor(settings, remark)
     if settings.tile:
-        from mmext.predict.large_image import check_loader
+        from mmext.predict.model_config import check_loader
 
         check_loader(predictor.loader)
     joined.check_classes(predictor.class_names)
@@ -154,6 +155,11 @@ def predict(
             progress('images', done, len(images))
     if known:
         outcome.lines.append(f'{known} of {len(images)} images were done already.')
+    if predictor.full:
+        outcome.lines.append(
+            f'{predictor.full} {"tiles" if settings.tile else "images"} have {predictor.max_per_img} instances, all that '
+            'max_per_img keeps: more may be there. --max-per-img N keeps more.'
+        )
     joined.write(images, outcome, progress)
     return outcome
 
@@ -343,7 +349,6 @@ def _reading(function: Callable[[], object]) -> object:
 
 
 def _tiled(predictor, image: ImageFile, settings: Settings, progress: Progress | None) -> _Result:
-    from mmext.predict.large_image import LargeImage
     from mmext.predict.tiles import predict_tiled
 
     def found() -> Instances:
@@ -415,8 +420,6 @@ def _picture(predictor, image: ImageFile, large: bool) -> tuple[np.ndarray, floa
     import cv2
 
     if large:
-        from mmext.predict.large_image import LargeImage
-
         return LargeImage(image.path, predictor.loader).overview(_LONGEST)
     picture = predictor.read(image.path)
     scale = min(1.0, _LONGEST / max(picture.shape[:2]))

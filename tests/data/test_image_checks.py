@@ -198,7 +198,7 @@ def test_twelve_bits_in_sixteen(tmp_path, kind, colours):
     assert finding.severity == 'severe'
     # OpenCV rounds in a colour TIFF, and drops the lower bits elsewhere
     assert re.search('uint16, values 0 to 65535, loaded as 1[67] grey values', finding.examples[0])
-    assert 'rescale the files to 8 bits' in finding.remedy
+    assert "dict(type='mmext.LoadMicroscopeImage', limits=(LOW, HIGH))" in finding.remedy
 
 
 def test_sixteen_bits_in_full_are_no_problem(tmp_path):

@@ -1,12 +1,13 @@
 import copy
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmext.data.own_data import detection_cap, with_num_classes, write_config
+from mmext.data.own_data import with_num_classes, write_config
 from mmext.data.split import copy_path
 from mmext.errors import InputError
 
@@ -19,6 +20,10 @@ def edit(path, change):
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
+
+
+def most_objects(path):
+    return max(Counter(annotation['image_id'] for annotation in json.loads(path.read_text())['annotations']).values())
 
 
 @pytest.fixture
@@ -87,11 +92,19 @@ def test_caps_follow_the_most_objects(own):
         first = document['annotations'][0]
         document['annotations'] += [first | {'id': 1000 + i} for i in range(250)]
 
+    write_config(*parts_of(own), 'mask-rcnn_r50_fpn_finetune', own / 'my.py')
+    assert 'max_per_img' not in (own / 'my.py').read_text()
+    assert 'max_detections' not in (own / 'my.py').read_text()
     edit(own / 'val/annotations.json', crowd)
     write_config(*parts_of(own), 'mask-rcnn_r50_fpn_finetune', own / 'my.py')
-    cap = Config.fromfile(own / 'my.py').model.test_cfg.rcnn.max_per_img
-    assert cap >= 1.25 * 251
-    assert [detection_cap(most, 100) for most in (5, 80, 81, 101, 250)] == [100, 100, 150, 150, 350]
+    cfg, text = Config.fromfile(own / 'my.py'), (own / 'my.py').read_text()
+    cap, most = cfg.model.test_cfg.rcnn.max_per_img, most_objects(own / 'val/annotations.json')
+    assert cap >= 1.25 * most
+    assert cfg.model.test_cfg.rpn.nms_pre > 1000
+    assert 'rpn_proposal' not in text  # the training images are as they were
+    assert cfg.val_evaluator.max_detections == cfg.test_evaluator.max_detections == cap
+    assert f'At most {most} objects in one image' in text
+    assert f'model.test_cfg.rcnn.max_per_img: {cap} detections of an image instead of 100' in text
 
 
 def test_every_mistake_of_both_files_comes_at_once(own):
@@ -233,3 +246,20 @@ def test_the_command_writes_over_no_copy_without_force(own, run_command):
     assert not (own / 'my.py').exists()
     assert 'set from iscrowd=1 to 0' in run_command('mmext', *call, '--force').stdout
     assert copy_path(own / 'my.py', 'train').read_text().startswith('{')
+
+
+def test_a_map_of_classes_is_held_against_data_and_checkpoint(own):
+    def write(class_map, recipe='mask-rcnn_r18_fpn_finetune'):
+        return write_config(*parts_of(own), recipe, own / 'my.py', class_map=class_map)
+
+    assert not any('--map' in line for line in write({'Fiber': 'Rod', 'film': None}))
+    assert Config.fromfile(own / 'my.py').default_hooks.class_rows.map == {'Fiber': 'Rod', 'film': None}
+    with pytest.raises(InputError) as error:
+        write({'Fibre': 'Rod', 'Film': 'Rods'})
+    assert "--map Fibre=Rod: 'Fibre' is no class of the data. Did you mean 'Fiber'?" in str(error.value)
+    assert "'Rods' is no class of the checkpoint. Did you mean 'Rod'? It has: Disk, Rod, Star, Crescent." in str(error.value)
+    later = write({'Fiber': 'hair drier'}, 'mask-rcnn_r50_fpn_finetune')
+    assert any('are not known here; `mmext groups' in line for line in later)
+    with pytest.raises(InputError, match="--map Fibre=: 'Fibre' is no class of the data"):
+        write({'Fibre': None}, 'mask-rcnn_r50_fpn_finetune')
+    assert 'class_rows' not in (write(None), (own / 'my.py').read_text())[1]

@@ -72,8 +72,12 @@ def test_layers_and_predictions_are_stocks():
     assert {name: value.shape for name, value in stock.state_dict().items()} == {
         name: value.shape for name, value in ours.state_dict().items()
     }
-    assert FCNMaskHead.forward is type(stock).forward
     assert FCNMaskHead.predict_by_feat is type(stock).predict_by_feat
+    ours.load_state_dict(stock.state_dict())
+    features = torch.randn(100, 4, 14, 14, generator=torch.Generator().manual_seed(0))
+    for needed in (True, False):
+        with torch.set_grad_enabled(needed):
+            assert torch.equal(ours(features), stock(features))
 
 
 @pytest.mark.parametrize(('classes', 'agnostic'), [(3, False), (3, True), (1, False)])
@@ -218,3 +222,18 @@ def test_wrong_losses(loss, words):
 def test_class_weights_that_see_class_0_alone():
     with pytest.raises(InputError, match='class_weight of GCELoss cannot be used with class_agnostic=True'):
         head(class_agnostic=True, loss_mask=dict(type='mmext.GCELoss', class_weight=[1, 2, 3]))
+
+
+@pytest.mark.parametrize('kind', ['mmext.FCNMaskHead', 'mmext.BoundaryMaskHead'])
+def test_many_rois_go_through_in_even_parts_where_there_is_no_gradient(kind):
+    mask_head, sizes = head(kind), []
+    mask_head.conv_logits.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    features = torch.randn(290, 4, 14, 14, generator=torch.Generator().manual_seed(0))
+    whole = mask_head(features)
+    assert whole.requires_grad
+    with torch.no_grad():
+        in_parts, few, none = (mask_head(features[:number]) for number in (290, 128, 0))
+    assert sizes == [290, 97, 97, 96, 128, 0]
+    torch.testing.assert_close(in_parts, whole.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(few, whole[:128].detach(), rtol=1e-5, atol=1e-5)
+    assert len(none) == 0

@@ -495,6 +495,14 @@ def test_auto_takes_the_thresholds_kept_with_the_run(run_folder, demo_config, de
     assert remarks == lines != []
 
 
+def test_that_more_may_be_there_is_said(images, ask, tmp_path):
+    outcome = predict([images], tmp_path / 'few', ask(max_per_img=2, formats=('csv',)), **NOTHING)
+    (line,) = [line for line in outcome.lines if 'more may be there' in line]
+    assert line.startswith('5 images have 2 instances, all that max_per_img keeps')
+    outcome = predict([images], tmp_path / 'all', ask(formats=('csv',)), **NOTHING)
+    assert not any('more may be there' in line for line in outcome.lines)
+
+
 def test_formats():
     assert check_formats(['npz', 'csv', 'npz']) == ('npz', 'csv')
     with pytest.raises(InputError, match=r"--format: 'overlays' is no format. Did you mean 'overlay'\? There are: csv"):

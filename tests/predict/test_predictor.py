@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 import mmext
 from mmext.data.demo import KINDS, write_part
 from mmext.errors import InputError
+from mmext.predict.model_config import with_thresholds
 from mmext.predict.predictor import Predictor, batches
 from mmext.structures.rle_masks import RLEMasks
 
@@ -135,6 +136,23 @@ def test_settings_of_masks_classes_and_number(config, checkpoint, paths, found):
     smaller, larger = ours['masks'], first['masks'][keep]
     assert (smaller <= larger).all()
     assert smaller.sum() < larger.sum()
+
+
+def test_images_that_are_full_are_counted(config, checkpoint, paths, found):
+    predictor = Predictor(config, checkpoint, 'cpu', max_per_img=6)
+    predictor(paths[0])
+    assert (predictor.max_per_img, predictor.full) == (6, 1)
+    predictor.set_score_thr(float(found[0]['scores'][4]))  # the sixth is not kept, so none was cut off
+    predictor(paths[0])
+    assert predictor.full == 1
+
+
+def test_more_detections_have_the_proposals_that_they_need(config):
+    usual = Config.fromfile(config).model.test_cfg.rpn
+    for number, changed in ((50, False), (1000, True)):
+        limits = with_thresholds(Config.fromfile(config), None, number).model.test_cfg
+        assert limits.rcnn.max_per_img == number
+        assert (limits.rpn.max_per_img > usual.max_per_img, limits.rpn.nms_pre > usual.nms_pre) == (changed, changed)
 
 
 def test_a_neighbour_in_the_batch_has_no_say(config, checkpoint, paths, found, tmp_path):

@@ -2,10 +2,9 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from mmcv.transforms import LoadImageFromFile
 
+from mmext.data.large_image import LargeImage
 from mmext.errors import InputError
-from mmext.predict.large_image import LargeImage
 from mmext.predict.tiles import tile_grid
 from mmext.transforms import LoadMicroscopeImage
 
@@ -36,7 +35,7 @@ def test_windows_are_parts_of_the_picture_as_it_is_loaded_whole(picture, tmp_pat
 
 
 def test_of_a_very_large_image_some_pixels_stand_for_all(picture, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmext.predict.large_image._SAMPLED', 10_000)
+    monkeypatch.setattr('mmext.data.large_image._SAMPLED', 10_000)
     tifffile.imwrite(tmp_path / 'a.tif', picture)
     whole = LoadMicroscopeImage()({'img_path': str(tmp_path / 'a.tif')})['img'].astype(int)
     assert np.abs(joined(LargeImage(tmp_path / 'a.tif', LoadMicroscopeImage())) - whole).max() <= 3
@@ -91,5 +90,12 @@ def test_what_cannot_be_read_by_tiles_is_said(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             LargeImage(tmp_path / f'{name}.tif', loader)
-    with pytest.raises(InputError, match='--tile: the config loads images with LoadImageFromFile'):
-        LargeImage(tmp_path / 'white.tif', LoadImageFromFile())
+
+
+def test_it_is_cut_as_an_array_is(picture, tmp_path):
+    tifffile.imwrite(tmp_path / 'a.tif', picture, tile=(256, 256))
+    large = LargeImage(tmp_path / 'a.tif', LoadMicroscopeImage())
+    whole = joined(large)
+    assert large.shape == whole.shape
+    assert np.array_equal(large[100:700, 30:1500], whole[100:700, 30:1500])
+    assert np.array_equal(large[1000:1400, :50, ...], whole[1000:1400, :50])
