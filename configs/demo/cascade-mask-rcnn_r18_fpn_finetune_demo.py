@@ -25,7 +25,7 @@ model = dict(
             dict(
                 _base_.model.train_cfg.rcnn,
                 assigner=dict(
-                    type='MaxIoUAssigner', pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou,
+                    type='mmext.MaxIoUAssigner', pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou,
                     match_low_quality=False, ignore_iof_thr=-1))
             for iou in (0.5, 0.6, 0.7)
         ]))

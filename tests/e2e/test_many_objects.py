@@ -14,7 +14,7 @@ from mmext.analysis.predictions import read_predictions
 from mmext.data.own_data import write_config
 
 
-def write_discs(folder: Path, images: int, side: int, number: int, radius: float = 0.35) -> Path:
+def write_discs(folder: Path, images: int, side: int, number: int, radius: float = 0.4) -> Path:
     """Images of dark discs in rows and columns, every other one as an RLE; the COCO file beside them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -48,12 +48,14 @@ def write_discs(folder: Path, images: int, side: int, number: int, radius: float
 
 def test_250_objects_from_init_to_validation(run_command, tmp_path):
     given = []
-    for part, images in (('train', 4), ('val', 2)):
+    for part, images in (('train', 12), ('val', 2)):
         given += [f'--{part}', write_discs(tmp_path / part, images, 256, 250), tmp_path / part]
-    run_command('mmext', 'init', *given, '--recipe', 'mask-rcnn_r18_fpn_finetune', '--batch-size', 2, '--out', 'my.py')
-    assert 'limit-below-objects' not in run_command('mmext', 'check', 'my.py', status=None).stdout
+    run_command('mmext', 'init', *given, '--recipe', 'mask-rcnn_r18_fpn_finetune', '--out', 'my.py')
+    checked = run_command('mmext', 'check', 'my.py', status=None).stdout
+    assert 'limit-below-objects' not in checked
+    assert 'few-proposals' not in checked
     uncut = ['model.test_cfg.rcnn.score_thr=0.0', 'val_evaluator.metric_items=["mAP","mAP_50","AR@100","AR@350"]']
-    options = [*QUICK, *uncut, 'val_evaluator.iou_thrs=[0.5]']
+    options = [*QUICK, 'train_cfg.max_epochs=3', 'train_cfg.val_interval=3', *uncut, 'val_evaluator.iou_thrs=[0.5]']
     run_command('mim', 'train', 'mmdet', 'my.py', '--work-dir', 'run', '--cfg-options', *options)
     found = read_predictions(next(tmp_path.glob('run/*/predictions_last.npz')))
     assert found.counts.tolist() == [350, 350]

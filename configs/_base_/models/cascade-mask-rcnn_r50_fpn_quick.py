@@ -1,7 +1,11 @@
 # Owns: model. MMDetection's Cascade Mask R-CNN R50-FPN with two parts that give the same in less time and memory: masks of
-# predictions as RLEs, and anchors assigned without the matrix of IoUs.
+# predictions as RLEs, and anchors and proposals assigned without the matrix of IoUs.
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 model = dict(
     roi_head=dict(mask_head=dict(type='mmext.FCNMaskHead')),
-    train_cfg=dict(rpn=dict(assigner=dict(type='mmext.MaxIoUAssigner'))))
+    train_cfg=dict(
+        rpn=dict(assigner=dict(type='mmext.MaxIoUAssigner')),
+        rcnn=[
+            dict(stage, assigner=dict(stage.assigner, type='mmext.MaxIoUAssigner')) for stage in _base_.model.train_cfg.rcnn
+        ]))
