@@ -37,7 +37,7 @@ SECTIONS = {
 SCENES = some_scenes(8, samples=4)
 # sections about COCO files, of which no class is told
 AS_THEY_ARE = ('COCO', 'No validation part', 'COCO of CVAT', 'Images of more than 8 bits', 'Images of many channels')
-AS_THEY_ARE += ('Very large images',)
+AS_THEY_ARE += ('Very large images', 'Many objects')
 
 
 def by_value(folder):
@@ -114,6 +114,7 @@ FILES = {
     'Images of more than 8 bits': lambda folder: coco_parts(folder, deeper),
     'Images of many channels': five_channels,
     'Very large images': slides,
+    'Many objects': coco_parts,
 }
 
 

@@ -131,14 +131,14 @@ def short(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def trainings(folder: Path, images: int, epochs: int) -> dict[str, dict]:
-    """Numbers, seconds and most bytes of each side's training; configs and work_dirs stay in the folder."""
+    """Numbers and most bytes of each side's training; configs and work_dirs stay in the folder."""
     parts, found = small_parts(folder, images), {}
     for name, cfg in sides_of(small_config(parts, folder, epochs)).items():
         work_dir = folder / name.partition(',')[0]
-        peak, steps = train(cfg, work_dir)
+        peak, _ = train(cfg, work_dir)
         log = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
         last = [line for line in map(json.loads, log) if 'coco/segm_mAP' in line][-1]
-        found[name] = {**short(last), 'seconds': steps['whole run'], 'peak_bytes': peak}
+        found[name] = {**short(last), 'peak_bytes': peak}
         print(name, found[name], flush=True)
     return found
 
@@ -237,7 +237,7 @@ def main() -> int:
     show('The same weights with other limits', record['limits'])
     show('Share of the objects with a proposal, by proposals an object', record['proposals'])
     peaks = [
-        {'objects': number, **{side: in_mib(of[number]) for side, of in record['memory'].items() if number in of}}
+        {'objects': number, **{side: in_mib(of[number]) if number in of else '' for side, of in record['memory'].items()}}
         for number in record['memory'][SHIPPED]
     ]
     show('Most memory of the process', peaks)

@@ -96,6 +96,12 @@ def test_pipeline(cfg: Config) -> list[dict]:
     return steps
 
 
+def crop_side(cfg: Config) -> int | None:
+    """Longer side of the crops that the model was trained on, px; None where it saw whole images."""
+    steps = _dataset_of(cfg, 'train').get('pipeline') or []
+    return next((max(step['size']) for step in steps if _name(step) == 'CropAroundInstance'), None)
+
+
 def microscope_loader(step: Mapping) -> LoadMicroscopeImage | None:
     """Ours in the place of stock loading in colour: it gives the same bytes of an 8-bit image; None for another loader."""
     if _name(step) not in _LOADERS or step.get('color_type', 'color') not in ('color', 'color_ignore_orientation'):

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmext.analysis.predictions import file_hash
 from mmext.atomic_file import write_atomically
+from mmext.data.formats.content import image_size
 from mmext.data.large_image import LargeImage
 from mmext.errors import InputError, did_you_mean
 from mmext.predict import export, lab_report
@@ -42,6 +43,8 @@ JOINED = {'coco-results': ('coco_results.json',), 'coco': ('annotations.json',),
 FORMATS = ('csv', 'overlay', 'coco', 'coco-results', 'npz', 'label-map')
 # px, of an overlay's longer side: larger pictures are made smaller
 _LONGEST = 4096
+# an image that is so many times as long as the training's crops is asked about
+_MANY_CROPS = 2
 
 Progress = Callable[[str, int, int], None]
 
@@ -141,6 +144,8 @@ def predict(
         from mmext.predict.model_config import check_loader
 
         check_loader(predictor.loader)
+    elif line := _about_crops(predictor.cfg, images):
+        remark(line)
     joined.check_classes(predictor.class_names)
     keep_settings(out, _fingerprint(predictor, settings), settings.force, tuple(folder for folder, _ in FOLDERS.values()))
     outcome, known = Outcome(), 0
@@ -214,6 +219,31 @@ def _predictor(settings: Settings, remark: Callable[[str], None]):
     else:
         found.set_score_thr(settings.score_thr)
     return found
+
+
+def _about_crops(cfg, images: Sequence[ImageFile]) -> str | None:
+    """A line when a model that has seen crops alone is to take whole images of several times their size."""
+    from mmext.predict.model_config import crop_side
+
+    side = crop_side(cfg)
+    if side is None:
+        return None
+    large = [image for image in images if max(_size_of(image)) > _MANY_CROPS * side]
+    if not large:
+        return None
+    return (
+        f'{len(large)} of {len(images)} images are more than {_MANY_CROPS} times as long as the crops of {side} px that the '
+        f'model was trained on, such as {large[0].path}. They are predicted whole, which takes memory and may miss objects: '
+        f'--tile {side} cuts them into tiles and joins what is found.'
+    )
+
+
+def _size_of(image: ImageFile) -> tuple[int, int]:
+    """Width and height, px; zeros of what is no image, which is told when it is read."""
+    try:
+        return image_size(image.path)
+    except ValueError:
+        return 0, 0
 
 
 def _fingerprint(predictor, settings: Settings) -> dict:

@@ -224,6 +224,26 @@ def test_tiles_that_cannot_be_are_no_fault_of_an_image(images, ask, tmp_path, ch
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_model_of_crops_says_when_tiles_are_wanted(images, ask, tmp_path):
+    config = tmp_path / 'crops.py'
+    config.write_text(
+        f'_base_ = {ask().config!r}\n'
+        "train_dataloader = dict(dataset=dict(pipeline=[dict(type='mmext.CropAroundInstance', size=(64, 48))]))\n"
+    )
+    slide = tmp_path / 'slide.png'
+    cv2.imwrite(str(slide), np.zeros((40, 129, 3), np.uint8))
+    lines = []
+    for number, changes in enumerate(({'config': str(config)}, {'config': str(config), 'tile': 64}, {})):
+        said = []
+        predict([images / '0000.png', slide], tmp_path / str(number), ask(**changes), said.append, said.append)
+        lines.append([line for line in said if '--tile' in line])
+    assert lines[1:] == [[], []]
+    size = max(cv2.imread(str(images / '0000.png')).shape)
+    ((line,),) = lines[:1]
+    assert line.startswith(f'{1 + (size > 128)} of 2 images are more than 2 times as long as the crops of 64 px')
+    assert '--tile 64' in line
+
+
 @pytest.mark.parametrize('changes', [{'tile': 256}, {'batch_size': 2}])
 def test_a_model_without_masks_is_no_fault_of_an_image(images, ask, tmp_path, monkeypatch, changes):
     from mmdet.models.detectors import MaskRCNN
