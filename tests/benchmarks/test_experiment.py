@@ -61,7 +61,7 @@ def test_the_core_cell_is_nine_settings_with_five_seeds_that_choose_nothing():
     core = report.CORE
     assert (len(core.settings), core.seeds) == (9, (0, 1, 2, 3, 4))
     assert not set(core.seeds) & set(core.tuning)
-    assert len(cells.tuning_runs([core])) == 10
+    assert len(cells.tuning_runs([core])) == 2 * len(cells.RATES)
 
 
 def test_a_setting_replaces_all_custom_keys_and_keeps_its_share_of_stages():
