@@ -31,8 +31,9 @@ from mmext.data.coco_file import read_coco
 
 PAGE = (Path(__file__).parents[1] / 'docs' / 'your-data.md').read_text()
 SECTIONS = {
-    heading: [shlex.split(line) for line in re.findall(r'(?m)^mmext init .*$', body)]
+    heading: commands
     for heading, _, body in (part.partition('\n') for part in PAGE.split('\n## ')[1:])
+    if (commands := [shlex.split(line) for line in re.findall(r'(?m)^mmext init .*$', body)])
 }
 SCENES = some_scenes(8, samples=4)
 # sections about COCO files, of which no class is told

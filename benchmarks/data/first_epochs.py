@@ -128,10 +128,14 @@ def written(scenes: Sequence[Scene], polygons_alone: bool) -> Counter:
 
 
 def arrived(config: Path) -> Counter:
-    """Objects of each class that the training and the validation get."""
+    """Objects of each class that the training and the validation get; before large images are cut into tiles."""
     cfg, found = Config.fromfile(config), Counter()
     for part in PARTS:
-        coco = read_coco(Path(cfg[f'{part}_dataloader'].dataset.ann_file))
+        dataset = cfg[f'{part}_dataloader'].dataset
+        while 'dataset' in dataset:  # crops of large images are repeated
+            dataset = dataset.dataset
+        whole = Path(f'{config.stem}_{part}_annotations.json')
+        coco = read_coco(whole if 'tiles' in dataset.ann_file else Path(dataset.ann_file))
         names = {category['id']: category['name'] for category in coco.categories}
         found.update(names[one['category_id']] for one in coco.annotations)
     return found
