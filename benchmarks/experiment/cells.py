@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 RECIPE = 'mask-rcnn_r18_fpn_finetune'
 LOW = 2e-3
 # those from 8e-2 on were added as the one before was the best in core
-RATES = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2, 0.16)
+RATES = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2, 0.16, 0.32)
 SEEDS = (0, 1, 2, 3, 4)
 FEW_SEEDS = SEEDS[:3]
 # other images than those of the counted seeds
