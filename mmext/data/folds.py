@@ -67,7 +67,7 @@ def make_folds(ann_file: str | Path, number: int, group_by: str | None = None, s
     groups = groups_of([image['file_name'] for image in coco.images], group_by)
     different = len(set(groups))
     if different < number:
-        what = f'groups by {group_by!r}' if group_by else 'images'
+        what = f"groups by '{group_by}'" if group_by else 'images'
         raise InputError(
             f'{coco.path}: {different} {what} cannot fill {number} folds: each needs one at least. Give --folds {different} '
             f'or fewer{", or a --group-by that tells more samples apart" if group_by else ""}.'
@@ -88,13 +88,13 @@ def groups_of(file_names: Sequence[str], group_by: str | None) -> list[str]:
     try:
         pattern = re.compile(group_by)
     except re.error as error:
-        raise InputError(f'--group-by: {group_by!r} is not a regular expression: {error}.') from None
+        raise InputError(f"--group-by: '{group_by}' is not a regular expression: {error}.") from None
     found = [pattern.search(name) for name in file_names]
     keys = [match and match[1 if pattern.groups else 0] for match in found]
     without = [name for name, key in zip(file_names, keys, strict=True) if not key]
     if without:
         raise InputError(
-            f'--group-by: {group_by!r} finds no group in {len(without)} of {len(file_names)} file names: {some(without)}. '
+            f"--group-by: '{group_by}' finds no group in {len(without)} of {len(file_names)} file names: {some(without)}. "
             'Every image must have one: (.*) before what numbers the frames of a sample, as in "(.*)_frame" for '
             'slide1_frame02.png.'
         )

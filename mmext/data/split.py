@@ -141,7 +141,7 @@ def split_part(part: Part, share: float, group_by: str | None, seed: int, out: P
     groups = groups_of([image['file_name'] for image in coco.images], group_by)
     different = len(set(groups))
     if different < 2:
-        what = f'sample by {group_by!r}' if group_by else 'image'
+        what = f"sample by '{group_by}'" if group_by else 'image'
         raise InputError(
             f'--split: {part.source} has {different} {what}, which cannot be in both parts. Give --val, or a --group-by '
             'that tells more samples apart.'
@@ -187,7 +187,7 @@ def _split_lines(parts: Sequence[Part], group_by: str | None) -> list[str]:
         counts = count_by_class(part.coco).values()
         rows.append([part.name, *map(str, (len(part.coco.images), samples, *counts))])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    told = f'by {group_by!r}' if group_by else 'each image (frames of one specimen: --group-by)'
+    told = f"by '{group_by}'" if group_by else 'each image (frames of one specimen: --group-by)'
     return [
         f'  Split into {parts[0].coco.path} and {parts[1].coco.path}; a sample is {told}, and none is in both:',
         *('    ' + '  '.join(map(str.rjust, row, widths)) for row in rows),

@@ -65,6 +65,11 @@ def test_the_share_is_met_as_closely_as_samples_allow():
     ]
 
 
+def test_the_pattern_is_said_as_it_was_typed():
+    part, _ = split_part(part_of([2] * 4, range(4)), 0.5, r'(s\d+)_', 0, Path('my.py'))
+    assert r"a sample is by '(s\d+)_'" in part.lines[-4]
+
+
 def test_a_part_without_an_object_is_refused():
     part = part_of([3, 0], [0, 1])
     with pytest.raises(InputError, match=r'of 2 images and no object\. Give another --seed or share'):
