@@ -20,7 +20,7 @@ VALIDATION_IMAGES, TEST_IMAGES, CORE_TEST_IMAGES = 60, 200, 500
 # films that the rate is chosen on in the droplets cell; the others of its training part are trained on for that
 VALIDATION_VIDEOS = ('video3', 'video7')
 
-BEST, TUNING = 'uniform-best', 'tuning-'
+BEST, BEST_TEN, TUNING = 'uniform-best', 'differential-best', 'tuning-'
 _OPTIMIZER = 'optim_wrapper.optimizer'
 _KEYS = 'optim_wrapper.paramwise_cfg.custom_keys'
 _MASK = 'model.roi_head.mask_head'
@@ -54,8 +54,9 @@ class Setting:
 @dataclass(frozen=True)
 class Cell:
     """``fresh``: custom keys of the tensors that start fresh; ``removed``: beginnings of names that are taken out of the
-    source checkpoint to that end. ``tuning``: seeds of the runs that choose the uniform rate among ``rates``; none where
-    there is no uniform-best. ``every``: epochs between the validations of the curves; ``options``: of all of its runs."""
+    source checkpoint to that end. ``tuning``: seeds of the runs that choose the base rate of its setting of ``TUNED`` among
+    ``rates``; none where it has none. ``every``: epochs between the validations of the curves; ``options``: of all its
+    runs."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -71,6 +72,11 @@ class Cell:
     removed: tuple[str, ...] = ()
     droplets: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def tuned(self) -> str | None:
+        """Name of its setting whose rate is chosen."""
+        return next((setting.name for setting in self.settings if setting.name in TUNED), None)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,8 @@ _S1 = {
         'roi_head': {'lr_mult': 1},
     },
 }
-# its rate is chosen by the tuning runs
+# settings whose base rate is chosen by tuning runs, and how one of a rate is made
+TUNED = {BEST: uniform, BEST_TEN: lambda name, lr: differential(10, lr, name)}
 _BEST = Setting(BEST, {})
 _GCE = {f'{_MASK}.loss_mask': {'_delete_': True, 'type': 'mmext.GCELoss', 'q': 0.7, 'use_mask': True, 'loss_weight': 1.0}}
 
@@ -146,7 +153,7 @@ def _grid(side: int) -> dict[str, object]:
 def _other(name: str, fresh: Sequence[str] = LAST_LAYERS, also: Sequence[Setting] = (), **rest) -> Cell:
     """A cell with the three settings that each of the other questions needs."""
     settings = (*also, _BEST, differential(10), fresh_only(fresh))
-    return Cell(name, settings, tuning=TUNING_SEEDS[:1], fresh=tuple(fresh), **rest)
+    return Cell(name, settings, tuning=TUNING_SEEDS[:1], rates=RATES[-4:], fresh=tuple(fresh), **rest)
 
 
 _DROPLET = {'_delete_': True, 'classes': ('droplet',), 'palette': [(0, 114, 178)]}
@@ -165,6 +172,14 @@ CELLS = (
             uniform('uniform-low-3x', LOW, budget=3),
         ),
         tuning=TUNING_SEEDS,
+        test_images=CORE_TEST_IMAGES,
+    ),
+    # added after core's rates had been seen: both sides with a rate of their own
+    Cell(
+        'tuned',
+        (Setting(BEST_TEN, {}),),
+        tuning=TUNING_SEEDS,
+        rates=(5e-3, 1e-2, 2e-2, 4e-2),
         test_images=CORE_TEST_IMAGES,
     ),
     # 120 iterations, too: an epoch has 4
@@ -211,12 +226,20 @@ CELLS = (
     ),
 )
 # runs of another cell that stand for a setting
-SAME = {('mask-size', '28'): ('core', 'differential-10x'), ('noise', 'bce-0'): ('core', 'differential-10x')}
+SAME = {
+    ('tuned', BEST): ('core', BEST),
+    ('mask-size', '28'): ('core', 'differential-10x'),
+    ('noise', 'bce-0'): ('core', 'differential-10x'),
+}
 
 
 def tuning_runs(cells: Sequence[Cell]) -> list[Run]:
     return [
-        Run(cell, uniform(f'{TUNING}{rate:g}', rate), seed) for cell in cells for seed in cell.tuning for rate in cell.rates
+        Run(cell, TUNED[tuned](f'{TUNING}{rate:g}', rate), seed)
+        for cell in cells
+        if (tuned := cell.tuned)
+        for seed in cell.tuning
+        for rate in cell.rates
     ]
 
 
@@ -229,9 +252,9 @@ def options_of(run: Run, rate: float | None = None) -> dict[str, object]:
     """All that a run changes in the recipe, but for paths.
 
     Args:
-        rate: of uniform-best.
+        rate: of a setting of ``TUNED``.
     """
-    setting = uniform(BEST, rate) if run.setting.name == BEST else run.setting
+    setting = TUNED[run.setting.name](run.setting.name, rate) if run.setting.name in TUNED else run.setting
     options = {**ALWAYS, **run.cell.options, **setting.options, 'randomness.seed': run.seed}
     options |= {'train_cfg.max_epochs': run.epochs, 'train_cfg.val_interval': min(run.cell.every, run.epochs)}
     if run.is_tuning:
@@ -249,7 +272,7 @@ def rehearsal(cells: Sequence[Cell]) -> list[Cell]:
             cell,
             seeds=cell.seeds[:1],
             tuning=cell.tuning[:1],
-            rates=(RATES[0], RATES[-1]),
+            rates=(cell.rates[0], cell.rates[-1]),
             images=8,
             epochs=2,
             every=2,

@@ -120,7 +120,7 @@ def values(records: Iterable[Record], cell: str, setting: str, key: str) -> dict
 
 
 def best_rate(records: Sequence[Record], cell: Cell) -> float | None:
-    """The uniform rate of a cell with the highest mean mask AP on the validation part, the lower one of two alike.
+    """The base rate of a cell with the highest mean mask AP on the validation part, the lower one of two alike.
 
     Returns:
         None while a run that chooses it is missing, and where none does.

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import verdicts
-from cells import ALWAYS, BEST, CELLS, LOW, RATES, TUNING, Cell, Run, counted_runs, options_of, tuning_runs
+from cells import ALWAYS, BEST, CELLS, LOW, RATES, SAME, TUNED, TUNING, Cell, Run, counted_runs, options_of, tuning_runs
 from records import BOX_AP, MASK_AP, METRICS, RESULTS, Record, best_rate, by_seed, missing, read_records, values
 
 from mmext.errors import InputError
@@ -47,7 +47,7 @@ PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#0
 
 def settings_of(cell: Cell) -> list[str]:
     """Names of a cell's settings, those of other cells that stand for one first."""
-    extra = {'mask-size': ['28'], 'noise': ['bce-0']}.get(cell.name, [])
+    extra = [name for of, name in SAME if of == cell.name]
     return extra + [setting.name for setting in cell.settings]
 
 
@@ -87,8 +87,8 @@ def settings_table(records: Sequence[Record]) -> str:
             rows.append((f'{cell.name}: all', _keys(cell.options), '', ''))
         for setting in cell.settings:
             words = [_keys(setting.options)] if setting.options else []
-            if setting.name == BEST:
-                words.append('as uniform-low, at the rate that is chosen')
+            if setting.name in TUNED:
+                words.append(f'as {UNIFORM_LOW if setting.name == BEST else TEN}, at the base rate that is chosen')
             if cell is not CORE and setting.options and setting == of_core.get(setting.name):
                 words = ['as in core']
             if setting.heads_first:
@@ -133,7 +133,7 @@ def verdict_table(records: Sequence[Record]) -> str:
     """H0 to H2 by their primary outcomes, in the core cell; H0 in the others beside it."""
     level = f'{verdicts.LEVEL:.1%}'
     rows = []
-    for cell in (CORE, *(cell for cell in CELLS if cell.tuning and cell is not CORE)):
+    for cell in (CORE, *(cell for cell in CELLS if cell.tuned == BEST and cell is not CORE)):
         found = symptoms_of(records, cell)
         if found:
             good = [one for one in found if one.has_good_boxes and one.coverage]
@@ -193,7 +193,7 @@ def levels_table(records: Sequence[Record]) -> str:
 
 
 def rates_table(records: Sequence[Record]) -> str:
-    """The uniform rates on the validation part, mean mask AP and box AP."""
+    """The base rates on the validation part, mean mask AP and box AP."""
     rows = []
     for cell in CELLS:
         if any(by_seed(records, cell.name, f'{TUNING}{rate:g}') for rate in RATES):
@@ -202,7 +202,7 @@ def rates_table(records: Sequence[Record]) -> str:
                 both = (values(records, cell.name, f'{TUNING}{rate:g}', key).values() for key in (MASK_AP, BOX_AP))
                 pairs.append(' / '.join(number(mean(one) if one else None) for one in both))
             best = best_rate(records, cell)
-            rows.append((cell.name, *pairs, '-' if best is None else f'{best:g}'))
+            rows.append((f'{cell.name}: {cell.tuned}', *pairs, '-' if best is None else f'{best:g}'))
     return grid(('mask AP / box AP', *(f'{rate:g}' for rate in RATES), 'chosen'), rows)
 
 

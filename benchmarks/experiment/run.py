@@ -31,7 +31,7 @@ from pathlib import Path
 
 import cells
 import torch
-from cells import BEST, CELLS, LOW, RATES, RECIPE, Cell, Run, counted_runs, options_of, rehearsal, tuning_runs
+from cells import BEST, CELLS, LOW, RATES, RECIPE, TUNED, Cell, Run, counted_runs, options_of, rehearsal, tuning_runs
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -288,8 +288,9 @@ def claimed_rate(tensor: str, run: Run, rate: float) -> float:
     """The rate that docs/experiment.md has for a tensor; written apart from the options that are to give it."""
     name, part = run.setting.name, part_of(tensor)
     head = part in ('bbox_head', 'mask_head')
-    if name == BEST or name.startswith(cells.TUNING):
-        return rate
+    if name in TUNED or run.is_tuning:
+        multiple = (1, 1) if run.cell.tuned == BEST else (10, 5)
+        return rate * (multiple[0] if head else multiple[1] if part == 'rpn_head' else 1)
     if name.startswith('uniform-low'):
         return LOW
     if name in ('backbone-tenth', 'staged'):
@@ -371,12 +372,12 @@ def main() -> int:
     records = read_records(results)
     rates = {cell.name: best_rate(records, cell) for cell in place.chosen if cell.tuning}
     for name, rate in rates.items():
-        words = f'the best uniform rate is {rate:g}' if rate else 'a run that chooses the uniform rate is missing'
+        words = f'the best base rate is {rate:g}' if rate else 'a run that chooses the base rate is missing'
         print(f'{name}: {words}.', flush=True)
     if rates.get('core') == RATES[-1] and not options.rehearse:
         rates['core'] = None
         problems.append('core: the best rate is the highest that was tried. Add one to RATES; uniform-best waits for it.')
-    ready = [run for run in counted_runs(place.chosen) if run.setting.name != BEST or rates[run.cell.name]]
+    ready = [run for run in counted_runs(place.chosen) if run.setting.name not in TUNED or rates[run.cell.name]]
     problems += run_all(ready, place, slots, own)
     for line in problems:
         print(line, file=sys.stderr)
