@@ -81,11 +81,29 @@ def demo_data(folder: Path, images: int, val_images: int | None, seed: int, kind
         click.echo(folder / part / 'annotations.json')
 
 
+def _two_paths(ctx, param, value: tuple[Path, Path] | None) -> tuple[Path, Path] | None:
+    if value and str(value[1]).startswith('--'):  # click takes the next option for the second value
+        raise click.UsageError(f'{param.opts[0]} takes two: ANN IMAGES. After {value[0]} the image folder is missing.')
+    return value
+
+
 @cli.command()
 @click.option(
-    '--train', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='Annotations and image folder.'
+    '--train',
+    nargs=2,
+    type=click.Path(path_type=Path),
+    callback=_two_paths,
+    metavar='ANN IMAGES',
+    help='Annotations and image folder.',
 )
-@click.option('--val', nargs=2, type=click.Path(path_type=Path), metavar='ANN IMAGES', help='The same for validation.')
+@click.option(
+    '--val',
+    nargs=2,
+    type=click.Path(path_type=Path),
+    callback=_two_paths,
+    metavar='ANN IMAGES',
+    help='The same for validation.',
+)
 @click.option('--recipe', required=True, metavar='NAME', help='The recipe to start from; `--recipe list` prints the names.')
 @click.option('--out', type=click.Path(dir_okay=False, path_type=Path), metavar='CONFIG', help='The config to write.')
 @click.option(

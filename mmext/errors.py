@@ -16,6 +16,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 def raise_all(mistakes: list[str]) -> None:
     """Raise one InputError that names every mistake; do nothing when there is none."""
+    mistakes = list(dict.fromkeys(mistakes))  # one file may serve two parts
     if mistakes:
         raise InputError(mistakes[0] if len(mistakes) == 1 else '\n'.join(['several mistakes:', *mistakes]))
 

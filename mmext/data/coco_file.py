@@ -228,6 +228,13 @@ def missing_images(coco: CocoFile, folder: str | Path) -> list[str]:
     return [image['file_name'] for image in coco.images if not Path(folder, image['file_name']).is_file()]
 
 
+def _other_suffix(wanted: Path) -> str:
+    """A hint at the file of the same name with another suffix; nothing where there is none."""
+    there = sorted(wanted.parent.iterdir()) if wanted.parent.is_dir() else []
+    same = next((file.name for file in there if file.stem.lower() == wanted.stem.lower()), None)
+    return f' There is {same}: write file_name as the files are called.' if same else ''
+
+
 def check_for_training(coco: CocoFile, folder: str | Path) -> list[str]:
     """What keeps a COCO file and its image folder from being trained on, in words."""
     mistakes = []
@@ -240,7 +247,7 @@ def check_for_training(coco: CocoFile, folder: str | Path) -> list[str]:
         if missing:
             mistakes.append(
                 f'{coco.path}: {len(missing)} of {len(coco.images)} images are not in {folder}: {some(missing)}. '
-                'file_name must be relative to the image folder.'
+                f'file_name must be relative to the image folder.{_other_suffix(Path(folder, missing[0]))}'
             )
     if not coco.categories:
         mistakes.append(f'{coco.path}: the list of categories is empty, so there is no class to learn.')

@@ -251,7 +251,8 @@ def _read_series(series, content: bytes, name: str) -> np.ndarray:
 def _about_stack(name: str, series, axes: Sequence[tuple[str, int]]) -> str:
     kinds: Mapping[str, str] = {'Z': 'slices', 'T': 'points in time', 'Q': 'pages', 'I': 'pages', 'C': 'channels'}
     what = ' and '.join(f'{length} {kinds.get(axis, f"along {axis}")}' for axis, length in axes)
+    channels = ' If these are channels, save them as such: axes CYX or YXC.' if series.axes[:1] in ('Q', 'I') else ''
     return (
         f'{name}: a stack of {what} (axes {series.axes}, shape {tuple(series.shape)}), and which picture of it to take is '
-        'not said. Save each as an image of its own, or their projection.'
+        f'not said. Save each as an image of its own, or their projection.{channels}'
     )

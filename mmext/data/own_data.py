@@ -14,7 +14,7 @@ from mmext.data.formats.content import Asked
 from mmext.data.image_loading import Loading, input_scale_of, pipelines_text, plan_loading
 from mmext.data.split import Part, check_targets, encoded, read_parts, split_part
 from mmext.data.tile_files import is_large, tiled_part, write_tiles
-from mmext.errors import InputError, raise_all, some
+from mmext.errors import InputError, did_you_mean, raise_all, some
 
 # semantic heads count the classes of a stuff map, backbones those that they were pretrained on, not the instances'
 OTHER_CLASSES = ('FusedSemanticHead', 'VGG')
@@ -189,8 +189,13 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     counts, val_counts = count_by_class(train), count_by_class(val)
     lines = [f'{len(train.images)} training and {len(val.images)} validation images, at most {most} objects in one.']
     lines += [f'  {name}: {counts[name]} and {val_counts[name]} objects' for name in train.classes]
-    lines += [f'  {name} has no object to train on.' for name in train.classes if not counts[name]]
-    lines += [f'  {name} has no object to validate on, so no AP.' for name in train.classes if not val_counts[name]]
+    for what, found in (('to train on', counts), ('to validate on, so no AP', val_counts)):
+        others = [name for name in train.classes if found[name]]
+        lines += [
+            f'  {name} has no object {what}. {did_you_mean(name, others)}'.rstrip()
+            for name in train.classes
+            if not found[name]
+        ]
     lines += [line for part in parts for line in part.lines]
     lines += loading.lines
     for file in files:
@@ -200,7 +205,8 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
             lines.append(
                 f'  {file.path}: MMDetection drops {len(dropped)} (ignored, area 0, under 1 px or outside): {where}'
             )
-    lines += [f'Wrote {out}. Next:', f'  mmext check {out}', f'  mmext groups {out} --schedule', f'  mim train mmdet {out}']
+    lines += [f'Wrote {out}. Next:', f'  mmext check {out} --images --show work_dirs/truth']
+    lines += [f'  mmext groups {out} --schedule', f'  mim train mmdet {out}']
     return text, lines
 
 

@@ -1,6 +1,7 @@
 """Training and validation annotations as a config needs them: of any format, without crowds, split. No torch."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +18,8 @@ from mmext.errors import InputError, raise_all, some
 MARK = 'mmext_init'
 # a share of images to validate on is made of folds; more tell shares apart that nobody needs
 _MOST_FOLDS = 20
+# a share that is missed by more is said
+_FAR = 0.1
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def _converted(name: str, content: Content, classes: Sequence[str], folder: Path
 def split_part(part: Part, share: float, group_by: str | None, seed: int, out: Path) -> list[Part]:
     """Cut the annotations of one part into train and val, even in their classes; no sample is in both.
 
-    The share is made of folds (:func:`mmext.data.folds.assign`), so it is met as closely as the number of samples allows.
+    The share is made of folds (:func:`mmext.data.folds.assign`), of which those are taken whose images and objects of each
+    class come nearest to it.
 
     Args:
         share: of the images to validate on, between 0 and 1.
@@ -147,11 +151,7 @@ def split_part(part: Part, share: float, group_by: str | None, seed: int, out: P
             'that tells more samples apart.'
         )
     folds = _fraction(share, min(different, _MOST_FOLDS))
-    held_out = {
-        image['id']
-        for image, fold in zip(coco.images, assign(coco, groups, folds.denominator, seed), strict=True)
-        if fold < folds.numerator
-    }
+    held_out = _nearest(coco, assign(coco, groups, folds.denominator, seed), folds, share)
     document = part.document if part.document is not None else read_document(coco.path)
     mark = {'split': share, 'group_by': group_by, 'seed': seed}
     parts = []
@@ -169,7 +169,13 @@ def split_part(part: Part, share: float, group_by: str | None, seed: int, out: P
         path = annotations_path(out, name)
         cut_file = replace(coco, path=path, images=images, annotations=annotations)
         parts.append(Part(name, part.source, cut_file, part.folder, cut))
-    lines = (*part.lines, *_split_lines(parts, group_by))
+    lines = [*part.lines, *_split_lines(parts, group_by)]
+    got = len(held_out) / len(coco.images)
+    if abs(got - share) > _FAR:
+        lines.append(
+            f'    {got:.0%} of the images are in val, {share:.0%} were asked for: {different} whole samples allow no more.'
+        )
+    lines = tuple(lines)
     return [replace(parts[0], lines=lines), parts[1]]
 
 
@@ -177,6 +183,29 @@ def _fraction(share: float, most: int) -> Fraction:
     """The fraction of up to ``most`` parts that is nearest to a share, and neither 0 nor 1."""
     found = Fraction(share).limit_denominator(most)
     return min(max(found, Fraction(1, most)), Fraction(most - 1, most))
+
+
+def _nearest(coco: CocoFile, fold_of: Sequence[int], folds: Fraction, share: float) -> set[int]:
+    """Ids of the images in so many neighbouring folds of all, round in a circle, that their shares of the images and of each
+    class's objects are nearest to the one that is asked for; the first ones of several alike."""
+    fold_of_image = dict(zip((image['id'] for image in coco.images), fold_of, strict=True))
+    counts = [Counter({None: number}) for number in (list(fold_of).count(fold) for fold in range(folds.denominator))]
+    for one in coco.annotations:
+        if not one.get('iscrowd'):
+            counts[fold_of_image[one['image_id']]][one['category_id']] += 1
+    total = sum(counts, Counter())
+
+    def taken(first: int) -> list[int]:
+        return [(first + i) % folds.denominator for i in range(folds.numerator)]
+
+    def distance(first: int) -> float:
+        inside = sum((counts[fold] for fold in taken(first)), Counter())
+        of = {key: abs(inside[key] / number - share) for key, number in total.items()}
+        images = of.pop(None)
+        return round(images + (sum(of.values()) / len(of) if of else 0), 9)
+
+    chosen = taken(min(range(folds.denominator), key=distance))
+    return {image for image, fold in fold_of_image.items() if fold in chosen}
 
 
 def _split_lines(parts: Sequence[Part], group_by: str | None) -> list[str]:

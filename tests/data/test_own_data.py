@@ -47,7 +47,8 @@ def test_written_config_says_what_the_files_say(own):
     assert any('Fiber' in line for line in lines)
     out = own / 'my.py'
     assert [line.strip() for line in lines[-4:]] == [
-        f'Wrote {out}. Next:', f'mmext check {out}', f'mmext groups {out} --schedule', f'mim train mmdet {out}',
+        f'Wrote {out}. Next:', f'mmext check {out} --images --show work_dirs/truth', f'mmext groups {out} --schedule',
+        f'mim train mmdet {out}',
     ]  # fmt: skip
 
 

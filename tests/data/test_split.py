@@ -65,6 +65,18 @@ def test_the_share_is_met_as_closely_as_samples_allow():
     ]
 
 
+@pytest.mark.parametrize(
+    ('sizes', 'held_out'),
+    [((10, 2), {2}), ((9, 3), {3}), ((8, 4), {4}), ((6, 4, 2), {2, 4}), ((9, 2, 1), {1, 2, 3}), ((5, 5, 5, 5, 5), {5})],
+)
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_samples_of_other_sizes_come_near_to_the_share(sizes, held_out, seed):
+    samples = [sample for sample, size in enumerate(sizes) for _ in range(size)]
+    train, val = split_part(part_of([3] * len(samples), samples), 0.2, '(s[0-9]+)_', seed, Path('my.py'))
+    assert len(val.coco.images) in held_out
+    assert any('were asked for' in line for line in train.lines) == (abs(len(val.coco.images) / len(samples) - 0.2) > 0.1)
+
+
 def test_the_pattern_is_said_as_it_was_typed():
     part, _ = split_part(part_of([2] * 4, range(4)), 0.5, r'(s\d+)_', 0, Path('my.py'))
     assert r"a sample is by '(s\d+)_'" in part.lines[-4]

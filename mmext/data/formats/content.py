@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import numbers
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ _TURNED = (5, 6, 7, 8)
 # for the nearest name; comparing takes some 50 µs each
 _NAMES_COMPARED = 2000
 _RLE = ('size', 'counts')
+_DIGITS = re.compile(r'\d+')
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,11 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        cut = ' The file ends there: it seems cut off; copy or export it again.' if error.pos >= len(text) - 1 else ''
-        raise InputError(f'{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}.{cut}') from None
+        what, unended, _ = error.msg.partition(' starting at')  # text without an end lasts to that of the file
+        is_cut = bool(unended) or error.pos >= len(text) - 1
+        cut = ' The file ends there: it seems cut off; copy or export it again.' if is_cut else ''
+        place = f'{"from" if unended else "in"} line {error.lineno}, column {error.colno}{" on" if unended else ""}'
+        raise InputError(f'{path}: not JSON: {what} {place}.{cut}') from None
     except (RecursionError, ValueError) as error:  # lists nested thousands deep, a number of too many digits
         raise InputError(f'{path}: not readable JSON: {error}.') from None
 
@@ -241,10 +246,18 @@ class ImageFolder:
         if same:
             faults.add(f'images that are in several folders of {self.folder}', f'{place}: {given} may be {some(same, 2)}')
             return None
-        hint = did_you_mean(base, list(self._bases)[:_NAMES_COMPARED]).strip()
+        hint = self._hint(base)
         what = f'images that are not in {self.folder}. Copy them there, or name the folder that has them'
         faults.add(what, f'{place}: {given}{f" ({hint})" if hint else ""}')
         return None
+
+    def _hint(self, base: str) -> str:
+        """Which image may be meant: of another suffix, or of a similar name; another number is another image."""
+        stem = base.rpartition('.')[0]
+        same = [name for name in self._bases if stem and name.rpartition('.')[0] == stem]
+        digits = _DIGITS.findall(stem)
+        near = [name for name in list(self._bases)[:_NAMES_COMPARED] if _DIGITS.findall(name.rpartition('.')[0]) == digits]
+        return did_you_mean(base, same[:1] or near).strip()
 
     def measure(self, name: str, faults: Faults) -> Picture | None:
         """An image with its size; None after a fault has been noted."""

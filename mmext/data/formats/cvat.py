@@ -104,7 +104,9 @@ def _objects(entry, picture: Picture, labels: dict, faults: Faults, name: str) -
             continue
         place = f'{place} ({label})'
         if labels and label not in labels:
-            faults.add(f'shapes of a label that the file does not list (it lists: {", ".join(labels)})', place)
+            faults.add(
+                f'shapes of a label that the file does not list (it lists: {", ".join(labels)}). Export it again', place
+            )
             continue
         part = _part(shape, picture, faults, place)
         if part is None:

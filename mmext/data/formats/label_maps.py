@@ -72,7 +72,7 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
     class_folders = _class_folders(path, folder, maps, table)
     by_components = (asked.objects or ('components' if table and not table.of_image else 'values')) == 'components'
     pictures: dict[str, Picture | None] = {}
-    objects, told, split = [], {}, [0, 0]
+    objects, told, split, met = [], {}, [0, 0], set()
     for file in maps:
         name = file.relative_to(path).as_posix()
         stem, rest = _image_of(Path(name).with_suffix(''), class_folders, stems)
@@ -97,9 +97,11 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
             place = f'{name} value {value}'
             label, origin = by_name or asked.only_class, _origin(by_name, class_folders, path, asked)
             if table:
-                label, origin = _of_table(table, value, Path(name).stem, stem), f'value in {table.file.name}'
+                key, label = _of_table(table, value, Path(name).stem, stem)
+                origin = f'value in {table.file.name}'
+                met.add((key, value))
             if label is None:
-                faults.add(f'objects of a value that {table.file.name} does not list', place)
+                faults.add(f'objects of a value that {table.file.name} does not list. Add a row for it, or erase it', place)
                 continue
             rle = outlines.mask(mask, x, y, picture, faults, place)
             if rle is not None:
@@ -108,6 +110,8 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
     faults.raise_all()
     used = [picture for picture in pictures.values() if picture is not None]
     remarks = _remarks(len(stems) - len(used), folder, by_components, len(used), *split)
+    if table and table.of_image is not None:
+        remarks += _unmet(table, met)
     classes = tuple(dict.fromkeys(table.names[value] for value in sorted(table.names))) if table else ()
     return Content(path, f'{len(maps)} label maps', used, objects, classes, told, remarks)
 
@@ -144,10 +148,14 @@ def read_map(path: Path) -> np.ndarray:
     elif values.ndim == 3 and values.shape[2] == 2:
         values = values[..., 0]  # grey with opacity
     if values.ndim != 2:
-        raise ValueError(f'shape {values.shape}, where one value a pixel is needed: colours are no values')
+        raise ValueError(
+            f'shape {values.shape}, where one value a pixel is needed: colours are no values. Save the numbers of objects'
+        )
     if values.dtype.kind == 'f':
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
-            raise ValueError('pixels that are no whole numbers')
+            raise ValueError(
+                'pixels that are no whole numbers, so probabilities or the like. Save the numbers of the objects'
+            )
         values = values.astype(np.int64)
     if values.dtype == bool:
         values = values.astype(np.uint8)
@@ -262,12 +270,25 @@ def _origin(by_name: str | None, class_folders: bool, path: Path, asked: Asked) 
     return '--class-name' if asked.class_name else 'nothing tells a class (--class-name names it)'
 
 
-def _of_table(table: Table, value: int, map_stem: str, image: str) -> str | None:
+def _of_table(table: Table, value: int, map_stem: str, image: str) -> tuple[str | None, str | None]:
+    """The image of a table's rows, where it has images, and the class of a value."""
     if table.of_image is None:
-        return table.names.get(value)
+        return None, table.names.get(value)
     base = image.rpartition('/')[2]
-    rows = next((table.of_image[key] for key in (image, base, map_stem) if key in table.of_image), {})
-    return rows.get(value)
+    key = next((key for key in (image, base, map_stem) if key in table.of_image), None)
+    return key, table.of_image.get(key, {}).get(value)
+
+
+def _unmet(table: Table, met: set[tuple[str | None, int]]) -> list[str]:
+    """Rows of a table of objects of which no map has the value."""
+    rows = [(image, value) for image, names in table.of_image.items() for value in names]
+    left = [f'{image} value {value}' for image, value in rows if (image, value) not in met]
+    if not left:
+        return []
+    return [
+        f'{len(left)} of {len(rows)} rows of {table.file.name} have no pixel in a map, and so no object (another lies over '
+        f'it, or the row is wrong): {some(left)}'
+    ]
 
 
 def _table(path: Path) -> Table | None:

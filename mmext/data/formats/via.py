@@ -36,6 +36,7 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
     names, regions, listed = _from_csv(path) if path.suffix.lower() == '.csv' else _from_json(path, faults)
     faults.raise_all()
     attribute = _class_attribute(path, regions, asked)
+    classes = listed.get(attribute, ())
     pictures: dict[str, Picture] = {}
     for name in names:
         picture = images.find(name, faults, 'filename')
@@ -45,6 +46,10 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
     for name, number, shape, attributes in regions:
         place = f'{name} region {number}'
         label = asked.only_class if attribute is None else _label(attributes, attribute, faults, place)
+        if label is not None and classes and label not in classes:
+            what = f'regions of a class that the project does not list (it has: {some(classes)}). Correct them, or list it'
+            faults.add(what, f'{place}: {label}')
+            continue
         if label is None or name not in pictures:
             continue
         outline = _outline(shape, pictures[name], faults, f'{place} ({label})')
@@ -52,7 +57,6 @@ def read(path: Path, folder: Path, asked: Asked) -> Content:
             objects.append(Annotated(pictures[name].file_name, label, [outline]))
     faults.raise_all()
     told = f'region attribute {attribute!r}' if attribute else 'all regions: none has an attribute (--class-name names it)'
-    classes = listed.get(attribute, ())
     origins = dict.fromkeys([*classes, *(one.name for one in objects)], told)
     return Content(path, 'VGG Image Annotator', list(pictures.values()), objects, classes, origins)
 

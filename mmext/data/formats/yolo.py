@@ -79,7 +79,7 @@ def _names(path: Path) -> tuple[Path, dict[int, str]]:
             return listed, dict(enumerate(line.strip() for line in read_text(listed).splitlines() if line.strip()))
     raise InputError(
         f'{path}: YOLO labels, and nothing names their classes: no data.yaml with names, and no {NAMES}, in {path} or up to '
-        f'{_PARENTS} folders above. Write data.yaml there: names: [Fiber, Film]'
+        f'{_PARENTS} folders above. Write data.yaml there, such as names: [first, second]'
     )
 
 
@@ -98,7 +98,8 @@ def _yaml_names(file: Path) -> dict[int, str] | None:
     try:
         document = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f'{file}: not YAML: {str(error).splitlines()[0]}.') from None
+        place = f' in line {mark.line + 1}' if (mark := getattr(error, 'problem_mark', None)) else ''
+        raise InputError(f'{file}: not YAML: {str(error).splitlines()[0]}{place}.') from None
     names = document.get('names') if isinstance(document, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -107,13 +108,23 @@ def _yaml_names(file: Path) -> dict[int, str] | None:
     if not all(isinstance(key, int) and not isinstance(key, bool) and key >= 0 for key in names):
         raise InputError(f'{file}: names has keys that are no numbers: {some(names)}. Write names: {{0: Fiber, 1: Film}}')
     texts = {number: str(name) for number, name in names.items()}
+    count = document.get('nc')
+    if isinstance(count, int) and count != len(texts):
+        raise InputError(f'{file}: nc is {count}, and names has {len(texts)}: {some(texts.values())}. Correct one of them.')
     if len(set(texts.values())) < len(texts):
         raise InputError(f'{file}: names has a name twice: {some(texts.values())}. Give each class its own.')
     return texts
 
 
 def _no_names(path: Path) -> dict:
-    raise InputError(f'{path}: no names of classes in it. Write names: [Fiber, Film], in the order of the class numbers.')
+    import yaml
+
+    document = yaml.safe_load(read_text(path))
+    keys = f' It has: {some(document)}.' if isinstance(document, dict) and document else ''
+    raise InputError(
+        f'{path}: no names of classes in it.{keys} Write them in the order of the class numbers, such as '
+        'names: [first, second].'
+    )
 
 
 def _label_file(path: Path, folder: Path, name: str) -> tuple[Path | None, Path | None]:
@@ -154,7 +165,8 @@ def _object(
         return faults.add('lines that are not numbers alone. Export them again', f'{place}: {" ".join(words)[:40]}')
     if label not in names:
         known = some(f'{number} {name}' for number, name in names.items())
-        return faults.add(f'objects of a class that {source.name} does not name (it has: {known})', f'{place}: {words[0]}')
+        what = f'objects of a class that {source.name} does not name (it has: {known}). Add its name there'
+        return faults.add(what, f'{place}: {words[0]}')
     place = f'{place} ({names[int(label)]})'
     if len(values) == 4:
         return faults.add('lines with a box and no outline. Export as YOLO segmentation, not detection', place)

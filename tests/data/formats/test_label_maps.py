@@ -207,6 +207,18 @@ def test_faults_name_the_map(one, maps, table, words):
         one(maps, table)
 
 
+def test_rows_of_which_no_map_has_the_value_are_told(tmp_path):
+    write_images(tmp_path / 'images', [Scene('a.png', 40, 30, [])])
+    write_map(tmp_path / 'masks/a.tif', two_pieces((1, 2)))
+    rows = 'a,1,Film\na,2,Film\na.png,98,Film\nother.png,1,Fiber'
+    (tmp_path / 'masks/objects.csv').write_text(f'image,value,class\n{rows}\n')
+    content = read(tmp_path / 'masks', tmp_path / 'images', Asked())
+    (remark,) = [one for one in content.remarks if 'rows' in one]
+    assert remark.startswith('2 of 4 rows of objects.csv have no pixel in a map')
+    assert remark.endswith('a value 98, other value 1')
+    assert len(content.objects) == 2
+
+
 def test_all_faults_come_at_once(one):
     (one.folder / 'masks').mkdir()
     (one.folder / 'masks/a_2.png').write_bytes(b'no picture')

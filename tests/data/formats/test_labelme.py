@@ -92,6 +92,7 @@ def test_the_same_files_give_the_same_document(tmp_path):
         ([shape([[1, 1], [5, 1], [3, 3]], label=' ')], {}, '1 shapes without a label: a.json shape 1. Label or'),
         ([shape([[1, 1], [2, 2]], 'mask', mask='no png')], {}, 'masks that are no PNG'),
         ([], {'imagePath': 'b.png'}, r"images that are not in .*images: a.json: b.png \(Did you mean 'a.png'\?\)"),
+        ([], {'imagePath': 'a.jpg'}, r"a.json: a.jpg \(Did you mean 'a.png'\?\)"),
         ([], {'imageHeight': 31}, '40x31 annotated, a.png has 40x30'),
         ([], {'imagePath': 7}, "'imagePath' is 7"),
         (7, {}, "no list 'shapes'"),
@@ -100,6 +101,12 @@ def test_the_same_files_give_the_same_document(tmp_path):
 def test_faults_name_file_and_object(one, shapes, more, words):
     with pytest.raises(InputError, match=words):
         one(shapes, **more)
+
+
+def test_text_without_an_end_is_a_file_that_was_cut_off(one):
+    (one.folder / 'json/b.json').write_text('{"imagePath": "b.png", "imageData": "iVBO')
+    with pytest.raises(InputError, match=r'not JSON: Unterminated string from line 1, column 37 on\. The file ends there'):
+        one([])
 
 
 def test_all_faults_come_at_once(one):

@@ -97,6 +97,18 @@ def test_a_ticked_box_is_a_class(one):
     assert [category['name'] for category in document['categories']] == ['Fiber']
 
 
+def test_a_class_that_the_project_does_not_list_is_refused(tmp_path, one):
+    one((RECT, {'type': 'Film'}))
+    entry = json.loads((tmp_path / 'via.json').read_text())['_via_img_metadata']
+    listed = {'region': {'type': {'type': 'dropdown', 'options': {'Film': '', 'Fiber': ''}}}}
+    project = {'_via_attributes': listed, '_via_img_metadata': entry}
+    (tmp_path / 'via.json').write_text(json.dumps(project))
+    assert read(tmp_path / 'via.json', tmp_path / 'images', Asked()).classes == ('Film', 'Fiber')
+    (tmp_path / 'via.json').write_text(json.dumps(project).replace('"type": "Film"', '"type": "Flim"'))
+    with pytest.raises(InputError, match=r'does not list \(it has: Film, Fiber\): a.png region 1: Flim\. Correct'):
+        read(tmp_path / 'via.json', tmp_path / 'images', Asked())
+
+
 def test_without_attributes_all_are_of_one_class(one):
     assert [category['name'] for category in one((RECT, {}))['categories']] == ['object']
     assert [category['name'] for category in one((RECT, {}), class_name='cell')['categories']] == ['cell']

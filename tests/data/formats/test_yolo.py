@@ -82,6 +82,12 @@ def test_an_image_without_a_label_has_no_object(tmp_path):
     assert any('2 images have no object' in remark for remark in content.remarks)
 
 
+def test_a_file_without_names_says_what_it_has(one):
+    (one.folder / 'data.yaml').write_text('nmes: [Film]\nnc: 1')
+    with pytest.raises(InputError, match=r'no names of classes in it\. It has: nmes, nc\.'):
+        one(f'0 {TRIANGLE}')
+
+
 def test_parts_lie_where_ultralytics_looks(tmp_path):
     found = some_scenes(4)
     for part, some in (('train', found[:3]), ('val', found[3:])):
@@ -103,7 +109,8 @@ def test_parts_lie_where_ultralytics_looks(tmp_path):
         ('names: [Fiber, Fiber]', 'a name twice'),
         ('names: {a: Fiber}', 'keys that are no numbers'),
         ('nc: 2', 'nothing names their classes'),
-        ('names: [Fiber', 'not YAML'),
+        ('names: [Fiber', 'not YAML: .* in line 1'),
+        ('nc: 3\nnames: [Film, Fiber]', r'nc is 3, and names has 2: Film, Fiber\. Correct one'),
     ],
 )
 def test_names_that_cannot_be_used(one, names, words):
