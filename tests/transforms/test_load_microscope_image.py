@@ -168,7 +168,7 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path):
         (tmp_path / name).write_bytes(content)
     for name, words in {
         'stack.tif': r'a stack of 4 slices \(axes ZYX, shape \(4, 8, 9\)\).*Save each as an image of its own',
-        'eight bits.tif': 'a stack of 4 pages',
+        'eight bits.tif': r'a stack of 4 pages .* save them as such: axes CYX or YXC',
         'nan.tif': '16 of 16 grey values are NaN',
         'white.tif': 'uint16 pixels of kind MINISWHITE',
         'cut.tif': 'not a whole TIFF.*export it again',
