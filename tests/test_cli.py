@@ -62,6 +62,10 @@ def test_schedule_flags_a_lost_ratio_with_exit_code_1(run_command):
             ['init', '--recipe', RECIPE, '--out', 'a.py', '--train', 'n.json', 'n', '--val', 'm.json', 'm'],
             'm.json: there is no',
         ),
+        (
+            ['init', '--recipe', RECIPE, '--train', 'labelme', '--split', '0.2', '--out', 'a.py'],
+            '--train takes two: ANN IMAGES. After labelme the image folder is missing',
+        ),
         (['init', *WHOLE_INIT, '--map', 'Auto'], "'Auto' is not NEW=OLD"),
         (['init', *WHOLE_INIT, '--map', 'Auto=car', '--map', 'Auto=bus'], "'Auto' is given twice"),
         (['demo-data', 'x', '--images', '0'], '0 is not in the range'),

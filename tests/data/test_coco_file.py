@@ -91,6 +91,9 @@ def test_what_keeps_a_file_from_being_trained_on(tmp_path):
     images, masks = check_for_training(coco, tmp_path)
     assert '1 of 2 images are not in' in images
     assert 'b.png' in images
+    assert 'There is' not in images
+    (tmp_path / 'b.jpg').touch()
+    assert 'There is b.jpg: write file_name as the files are called.' in check_for_training(coco, tmp_path)[0]
     assert "1 have no mask ('segmentation' is missing, empty or has no polygon of three points)" in masks
     assert 'annotation 1 of image 1' in masks
     empty = read_coco(write(tmp_path, GOOD | {'annotations': []}))

@@ -52,6 +52,14 @@ def test_written_config_says_what_the_files_say(own):
     ]  # fmt: skip
 
 
+def test_a_class_that_one_part_lacks_may_be_a_slip(own):
+    edit(own / 'val/annotations.json', lambda document: document.update(annotations=document['annotations'][:3]))
+    for part in ('train', 'val'):
+        edit(own / f'{part}/annotations.json', lambda document: document['categories'].append({'id': 9, 'name': 'Flim'}))
+    lines = write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
+    assert "  Flim has no object to train on. Did you mean 'Film'?" in lines
+
+
 def test_config_moves_with_its_folder(own, tmp_path):
     write_config(*parts_of(own), 'mask-rcnn_r18_fpn_finetune', own / 'my.py')
     assert str(tmp_path) not in (own / 'my.py').read_text()
