@@ -169,7 +169,7 @@ def symptoms_of(records: Sequence[Record], cell: Cell) -> list[verdicts.Symptom]
 def masks_table(records: Sequence[Record]) -> str:
     """Are masks small, or ragged?"""
     rows = []
-    for cell in CELLS:
+    for cell in _begun(records):
         for one in symptoms_of(records, cell):
             coverage = '-' if one.coverage is None else _bounds(one.coverage)
             edge = values(records, cell.name, one.setting, METRICS['boundary IoU'])
@@ -180,15 +180,21 @@ def masks_table(records: Sequence[Record]) -> str:
     return grid(('setting', "box AP (of the cell's best)", 'coverage', 'area ratio', 'boundary IoU', 'so'), rows)
 
 
+def _begun(records: Sequence[Record]) -> list[Cell]:
+    """Cells with counted runs of their own; those that stand for a setting alone tell nothing new."""
+    begun = {record.cell for record in records if not record.is_tuning}
+    return [cell for cell in CELLS if cell.name in begun]
+
+
 def levels_table(records: Sequence[Record]) -> str:
     rows = []
-    for cell in CELLS:
+    for cell in _begun(records):
         for name in settings_of(cell):
             found = by_seed(records, cell.name, name)
             if found:
                 lost = sum(record.diverged for record in found.values())
                 cells = [spread(list(values(records, cell.name, name, key).values())) for key in METRICS.values()]
-                rows.append((f'{cell.name}: {name}', f'{len(found)} of {len(cell.seeds)}', lost, *cells))
+                rows.append((f'{cell.name}: {name}', len(found), lost, *cells))
     return grid(('setting', 'runs', 'diverged', *METRICS), rows)
 
 
