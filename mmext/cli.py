@@ -87,23 +87,12 @@ def _two_paths(ctx, param, value: tuple[Path, Path] | None) -> tuple[Path, Path]
     return value
 
 
+_PART = {'nargs': 2, 'type': click.Path(path_type=Path), 'callback': _two_paths, 'metavar': 'ANN IMAGES'}
+
+
 @cli.command()
-@click.option(
-    '--train',
-    nargs=2,
-    type=click.Path(path_type=Path),
-    callback=_two_paths,
-    metavar='ANN IMAGES',
-    help='Annotations and image folder.',
-)
-@click.option(
-    '--val',
-    nargs=2,
-    type=click.Path(path_type=Path),
-    callback=_two_paths,
-    metavar='ANN IMAGES',
-    help='The same for validation.',
-)
+@click.option('--train', **_PART, help='Annotations and image folder.')
+@click.option('--val', **_PART, help='The same for validation.')
 @click.option('--recipe', required=True, metavar='NAME', help='The recipe to start from; `--recipe list` prints the names.')
 @click.option('--out', type=click.Path(dir_okay=False, path_type=Path), metavar='CONFIG', help='The config to write.')
 @click.option(

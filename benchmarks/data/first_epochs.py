@@ -29,6 +29,7 @@ from rich.table import Table
 from mmext.analysis.mask_window import to_rle
 from mmext.console import console
 from mmext.data.coco_file import read_coco
+from mmext.data.config_data import dataset_of
 
 sys.path.extend(str(Path(__file__).resolve().parents[2] / name) for name in ('tests', 'benchmarks/performance'))
 # the writers of the tests, which the conversions are held against
@@ -131,11 +132,8 @@ def arrived(config: Path) -> Counter:
     """Objects of each class that the training and the validation get; before large images are cut into tiles."""
     cfg, found = Config.fromfile(config), Counter()
     for part in PARTS:
-        dataset = cfg[f'{part}_dataloader'].dataset
-        while 'dataset' in dataset:  # crops of large images are repeated
-            dataset = dataset.dataset
-        whole = Path(f'{config.stem}_{part}_annotations.json')
-        coco = read_coco(whole if 'tiles' in dataset.ann_file else Path(dataset.ann_file))
+        file, whole = Path(dataset_of(cfg, part)['ann_file']), Path(f'{config.stem}_{part}_annotations.json')
+        coco = read_coco(whole if file.parent.name.endswith('_tiles') else file)
         names = {category['id']: category['name'] for category in coco.categories}
         found.update(names[one['category_id']] for one in coco.annotations)
     return found

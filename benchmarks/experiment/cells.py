@@ -235,9 +235,8 @@ SAME = {
 
 def tuning_runs(cells: Sequence[Cell]) -> list[Run]:
     return [
-        Run(cell, TUNED[tuned](f'{TUNING}{rate:g}', rate), seed)
+        Run(cell, TUNED[cell.tuned](f'{TUNING}{rate:g}', rate), seed)
         for cell in cells
-        if (tuned := cell.tuned)
         for seed in cell.tuning
         for rate in cell.rates
     ]

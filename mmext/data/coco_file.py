@@ -228,10 +228,16 @@ def missing_images(coco: CocoFile, folder: str | Path) -> list[str]:
     return [image['file_name'] for image in coco.images if not Path(folder, image['file_name']).is_file()]
 
 
+def same_stem(wanted: str, names: Iterable[str]) -> str | None:
+    """The first name that is the wanted one but for its suffix and for capitals."""
+    stem = wanted.rsplit('.', 1)[0].lower()
+    return next((name for name in names if name.rsplit('.', 1)[0].lower() == stem), None)
+
+
 def _other_suffix(wanted: Path) -> str:
     """A hint at the file of the same name with another suffix; nothing where there is none."""
-    there = sorted(wanted.parent.iterdir()) if wanted.parent.is_dir() else []
-    same = next((file.name for file in there if file.stem.lower() == wanted.stem.lower()), None)
+    there = sorted(file.name for file in wanted.parent.iterdir()) if wanted.parent.is_dir() else []
+    same = same_stem(wanted.name, there)
     return f' There is {same}: write file_name as the files are called.' if same else ''
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmext.analysis.findings import Finding, first
 from mmext.data.class_names import class_mistakes
-from mmext.data.coco_file import CocoFile, count_by_class, read_document, shown
+from mmext.data.coco_file import CocoFile, count_by_class, read_document, same_stem, shown
 from mmext.errors import did_you_mean
 
 # pycocotools counts pixels in 32 bits
@@ -337,12 +337,11 @@ def _other_name(wanted: str, folder: Path, none_there: bool) -> str:
     except OSError as error:
         return f'The folder cannot be read: {error.strerror}.'
     base = wanted.replace('\\', '/').rsplit('/', 1)[-1]
-    stem = base.rsplit('.', 1)[0].lower()
     if base in there and base != wanted:
         return f'{folder} has {base}: write file_name without {wanted[: -len(base)]!r}.'
-    for name in there:
-        if name.rsplit('.', 1)[0].lower() == stem:
-            return f'{folder} has {name}, not {base}: write file_name as the file is called, case and ending included.'
+    same = same_stem(base, there)
+    if same is not None:
+        return f'{folder} has {same}, not {base}: write file_name as the file is called, case and ending included.'
     # when all are missing it is the folder that is wrong, and the nearest name would mislead
     hint = '' if none_there else did_you_mean(base, there[:_NAMES_COMPARED])
     return f'Copy them there, or set data_root and data_prefix=dict(img=...) of the data set. {hint}'.strip()

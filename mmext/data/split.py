@@ -169,13 +169,11 @@ def split_part(part: Part, share: float, group_by: str | None, seed: int, out: P
         path = annotations_path(out, name)
         cut_file = replace(coco, path=path, images=images, annotations=annotations)
         parts.append(Part(name, part.source, cut_file, part.folder, cut))
-    lines = [*part.lines, *_split_lines(parts, group_by)]
+    lines = (*part.lines, *_split_lines(parts, group_by))
     got = len(held_out) / len(coco.images)
     if abs(got - share) > _FAR:
-        lines.append(
-            f'    {got:.0%} of the images are in val, {share:.0%} were asked for: {different} whole samples allow no more.'
-        )
-    lines = tuple(lines)
+        asked = f'{share:.0%} were asked for: {different} whole samples allow no more.'
+        lines += (f'    {got:.0%} of the images are in val, {asked}',)
     return [replace(parts[0], lines=lines), parts[1]]
 
 
@@ -189,7 +187,9 @@ def _nearest(coco: CocoFile, fold_of: Sequence[int], folds: Fraction, share: flo
     """Ids of the images in so many neighbouring folds of all, round in a circle, that their shares of the images and of each
     class's objects are nearest to the one that is asked for; the first ones of several alike."""
     fold_of_image = dict(zip((image['id'] for image in coco.images), fold_of, strict=True))
-    counts = [Counter({None: number}) for number in (list(fold_of).count(fold) for fold in range(folds.denominator))]
+    counts = [Counter() for _ in range(folds.denominator)]  # of each class, and of images under None
+    for fold in fold_of:
+        counts[fold][None] += 1
     for one in coco.annotations:
         if not one.get('iscrowd'):
             counts[fold_of_image[one['image_id']]][one['category_id']] += 1

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from mmext import recipe, recipes
 from mmext.class_rows import FoundRows, find_rows
 from mmext.console import console
+from mmext.data.config_data import dataset_of
 from mmext.errors import InputError, did_you_mean
 from mmext.optim.group_table import GroupRow, fresh_lines, fresh_tensors, group_rows, to_record
 from mmext.optim.group_table import to_table as group_table
@@ -170,9 +171,7 @@ def _rows_by_class(model: nn.Module, checkpoint: Mapping, cfg: Config) -> FoundR
 
 def _classes(cfg: Config) -> tuple[str, ...]:
     """Class names of the training data: of the config, of a file that it names, or the data set's own."""
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    dataset = dataset_of(cfg, 'train')
     kind = dataset.get('type')
     with DATASETS.switch_scope_and_registry(None) as registry:  # as build does: a name without scope is MMDetection's
         kind = registry.get(kind) if isinstance(kind, str) else kind

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmext.data.caps import proposal_caps
 from mmext.data.class_names import trained_classes
+from mmext.data.config_data import dataset_of
 from mmext.errors import InputError
 from mmext.transforms.load_microscope_image import LoadMicroscopeImage
 
@@ -37,7 +38,7 @@ def class_names(cfg: Config, meta: Mapping, model: nn.Module, checkpoint: str) -
     Raises:
         InputError: the two differ; neither names classes; there are more or fewer than the model has.
     """
-    dataset = next((found for part in ('test', 'val', 'train') if (found := _dataset_of(cfg, part))), {})
+    dataset = next((found for part in ('test', 'val', 'train') if (found := dataset_of(cfg, part))), {})
     configured = tuple((dataset.get('metainfo') or {}).get('classes') or ())
     trained = trained_classes(meta)
     if configured and trained and configured != trained:
@@ -69,21 +70,13 @@ def class_names(cfg: Config, meta: Mapping, model: nn.Module, checkpoint: str) -
     return tuple(str(name) for name in names)
 
 
-def _dataset_of(cfg: Config, part: str) -> dict:
-    """The innermost data set of a loader; empty when there is none."""
-    dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return dataset
-
-
 def test_pipeline(cfg: Config) -> list[dict]:
     """The pipeline for testing, without the transforms for annotations; the first loads the image.
 
     Raises:
         InputError: the config has no such pipeline.
     """
-    found = [_dataset_of(cfg, part).get('pipeline') for part in ('test', 'val')]
+    found = [dataset_of(cfg, part).get('pipeline') for part in ('test', 'val')]
     pipeline = next((one for one in [*found, cfg.get('test_pipeline')] if one), None)
     if not pipeline:
         raise InputError(
@@ -98,7 +91,7 @@ def test_pipeline(cfg: Config) -> list[dict]:
 
 def crop_side(cfg: Config) -> int | None:
     """Longer side of the crops that the model was trained on, px; None where it saw whole images."""
-    steps = _dataset_of(cfg, 'train').get('pipeline') or []
+    steps = dataset_of(cfg, 'train').get('pipeline') or []
     return next((max(step['size']) for step in steps if _name(step) == 'CropAroundInstance'), None)
 
 

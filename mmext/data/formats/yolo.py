@@ -63,11 +63,12 @@ def _is_label(file: Path) -> bool:
 def _names(path: Path) -> tuple[Path, dict[int, str]]:
     """The file that names the classes, and number to name."""
     if path.is_file():
-        return path, _yaml_names(path) or _no_names(path)
+        document = _yaml(path)
+        return path, _names_of(path, document) or _no_names(path, document)
     places = [path, *path.resolve().parents[:_PARENTS]]
     for place in places:
         files = [file for file in sorted(place.iterdir()) if file.suffix in YAML and has_names(file)]
-        found = {file: names for file in files if (names := _yaml_names(file))}
+        found = {file: names for file in files if (names := _names_of(file, _yaml(file)))}
         if len(found) > 1:
             raise InputError(
                 f'{path}: several files name the classes: {some(found)}. Give the right one in place of {path}.'
@@ -91,15 +92,18 @@ def has_names(file: Path) -> bool:
         return False
 
 
-def _yaml_names(file: Path) -> dict[int, str] | None:
-    """Number to name of data.yaml; None where it has no names."""
+def _yaml(file: Path) -> object:
     import yaml
 
     try:
-        document = yaml.safe_load(read_text(file))
+        return yaml.safe_load(read_text(file))
     except (yaml.YAMLError, RecursionError) as error:
         place = f' in line {mark.line + 1}' if (mark := getattr(error, 'problem_mark', None)) else ''
         raise InputError(f'{file}: not YAML: {str(error).splitlines()[0]}{place}.') from None
+
+
+def _names_of(file: Path, document: object) -> dict[int, str] | None:
+    """Number to name of data.yaml; None where it has no names."""
     names = document.get('names') if isinstance(document, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -116,10 +120,7 @@ def _yaml_names(file: Path) -> dict[int, str] | None:
     return texts
 
 
-def _no_names(path: Path) -> dict:
-    import yaml
-
-    document = yaml.safe_load(read_text(path))
+def _no_names(path: Path, document: object) -> dict:
     keys = f' It has: {some(document)}.' if isinstance(document, dict) and document else ''
     raise InputError(
         f'{path}: no names of classes in it.{keys} Write them in the order of the class numbers, such as '
