@@ -38,6 +38,7 @@ PAIRS = {
     '8-fresh': ((TEN, FRESH),),
     'new-heads': ((TEN, FRESH),),
     'droplets': ((TEN, FRESH),),
+    'transfer': ((BEST, 'backbone-tenth'), (BEST, 'differential-10x-0.02'), (TEN, 'differential-10x-0.02')),
     'mask-size': (('28', '14'), ('28', '56')),
     'noise': (('bce-0', 'gce-0'), ('bce-15', 'gce-15'), ('bce-30', 'gce-30')),
 }
