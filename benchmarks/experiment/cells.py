@@ -140,6 +140,8 @@ _S1 = {
     },
 }
 _BACKBONE_TENTH = Setting('backbone-tenth', _S1)
+# S0's ratios at S0's own base, 5e-3 for a batch of 2
+_S0 = differential(10, 1e-2, 'differential-10x-0.01')
 # settings whose base rate is chosen by tuning runs, and how one of a rate is made
 TUNED = {BEST: uniform, BEST_TEN: lambda name, lr: differential(10, lr, name)}
 _BEST = Setting(BEST, {})
@@ -195,7 +197,7 @@ CELLS = (
     # added after core's rates had been seen: both sides with a rate of their own
     Cell(
         'tuned',
-        (Setting(BEST_TEN, {}),),
+        (Setting(BEST_TEN, {}), _S0),
         tuning=TUNING_SEEDS,
         rates=(5e-3, 1e-2, 2e-2, 4e-2),
         test_images=CORE_TEST_IMAGES,
@@ -208,7 +210,10 @@ CELLS = (
     _DROPLETS,
     # added after core's rates and those of droplets had been seen: what is good on made data, taken as it is
     replace(
-        _DROPLETS, name='transfer', settings=(_BACKBONE_TENTH, differential(10, 2e-2, 'differential-10x-0.02')), tuning=()
+        _DROPLETS,
+        name='transfer',
+        settings=(_BACKBONE_TENTH, differential(10, 2e-2, 'differential-10x-0.02'), _S0),
+        tuning=(),
     ),
     # on the test images of core, whose differential-10x is the 28 here and the bce-0 below
     Cell('mask-size', (masks('14', **_grid(14)), masks('56', **_grid(56))), seeds=FEW_SEEDS, test_images=CORE_TEST_IMAGES),

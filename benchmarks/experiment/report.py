@@ -15,7 +15,22 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import verdicts
-from cells import ALWAYS, BEST, CELLS, LOW, RATES, SAME, TUNED, TUNING, Cell, Run, counted_runs, options_of, tuning_runs
+from cells import (
+    ALWAYS,
+    BEST,
+    BEST_TEN,
+    CELLS,
+    LOW,
+    RATES,
+    SAME,
+    TUNED,
+    TUNING,
+    Cell,
+    Run,
+    counted_runs,
+    options_of,
+    tuning_runs,
+)
 from records import BOX_AP, MASK_AP, METRICS, RESULTS, Record, best_rate, by_seed, missing, read_records, values
 
 from mmext.errors import InputError
@@ -38,7 +53,14 @@ PAIRS = {
     '8-fresh': ((TEN, FRESH),),
     'new-heads': ((TEN, FRESH),),
     'droplets': ((TEN, FRESH),),
-    'transfer': ((BEST, 'backbone-tenth'), (BEST, 'differential-10x-0.02'), (TEN, 'differential-10x-0.02')),
+    'tuned': ((BEST_TEN, 'differential-10x-0.01'),),
+    'transfer': (
+        (BEST, 'backbone-tenth'),
+        (BEST, 'differential-10x-0.02'),
+        (BEST, 'differential-10x-0.01'),
+        (TEN, 'differential-10x-0.01'),
+        ('differential-10x-0.02', 'differential-10x-0.01'),
+    ),
     'mask-size': (('28', '14'), ('28', '56')),
     'noise': (('bce-0', 'gce-0'), ('bce-15', 'gce-15'), ('bce-30', 'gce-30')),
 }
