@@ -215,6 +215,16 @@ CELLS = (
         settings=(_BACKBONE_TENTH, differential(10, 2e-2, 'differential-10x-0.02'), _S0),
         tuning=(),
     ),
+    # added after the two before had been seen: does it matter to who trains longer?
+    replace(
+        _DROPLETS,
+        name='longer',
+        settings=(uniform('uniform-0.16', 0.16), _BACKBONE_TENTH, _S0, differential(10)),
+        seeds=FEW_SEEDS,
+        tuning=(),
+        epochs=27,
+        every=9,
+    ),
     # on the test images of core, whose differential-10x is the 28 here and the bce-0 below
     Cell('mask-size', (masks('14', **_grid(14)), masks('56', **_grid(56))), seeds=FEW_SEEDS, test_images=CORE_TEST_IMAGES),
     Cell(

@@ -61,6 +61,12 @@ PAIRS = {
         (TEN, 'differential-10x-0.01'),
         ('differential-10x-0.02', 'differential-10x-0.01'),
     ),
+    'longer': (
+        ('uniform-0.16', 'backbone-tenth'),
+        ('uniform-0.16', 'differential-10x-0.01'),
+        ('uniform-0.16', TEN),
+        (TEN, 'backbone-tenth'),
+    ),
     'mask-size': (('28', '14'), ('28', '56')),
     'noise': (('bce-0', 'gce-0'), ('bce-15', 'gce-15'), ('bce-30', 'gce-30')),
 }

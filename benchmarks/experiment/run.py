@@ -291,8 +291,8 @@ def claimed_rate(tensor: str, run: Run, rate: float) -> float:
     if name in TUNED or run.is_tuning:
         multiple = (1, 1) if run.cell.tuned == BEST else (10, 5)
         return rate * (multiple[0] if head else multiple[1] if part == 'rpn_head' else 1)
-    if name.startswith('uniform-low'):
-        return LOW
+    if name.startswith('uniform-'):
+        return LOW if 'low' in name else float(name.rpartition('-')[2])
     if name in ('backbone-tenth', 'staged'):
         return 1e-3 if head else 2e-4 if part == 'rpn_head' else 1e-4
     if name == 'fresh-10x':
