@@ -116,8 +116,9 @@ def uniform(name: str, lr: float, budget: int = 1) -> Setting:
 
 
 def differential(multiple: float, lr: float = LOW, name: str | None = None) -> Setting:
-    """S0's ratios: its one option is the heads' multiple, the RPN has 5 in any case."""
-    return Setting(name or f'differential-{multiple:g}x', sgd(lr, {'rpn_head': 5, 'roi_head': multiple}))
+    """S0's ratios: its one option is the heads' multiple, the RPN has 5 in any case. Its name has a base that is not LOW."""
+    name = name or f'differential-{multiple:g}x' + ('' if lr == LOW else f'-{lr:g}')
+    return Setting(name, sgd(lr, {'rpn_head': 5, 'roi_head': multiple}))
 
 
 def fresh_only(fresh: Sequence[str]) -> Setting:
@@ -141,7 +142,7 @@ _S1 = {
 }
 _BACKBONE_TENTH = Setting('backbone-tenth', _S1)
 # S0's ratios at S0's own base, 5e-3 for a batch of 2
-_S0 = differential(10, 1e-2, 'differential-10x-0.01')
+_S0 = differential(10, 1e-2)
 # settings whose base rate is chosen by tuning runs, and how one of a rate is made
 TUNED = {BEST: uniform, BEST_TEN: lambda name, lr: differential(10, lr, name)}
 _BEST = Setting(BEST, {})
@@ -212,7 +213,7 @@ CELLS = (
     replace(
         _DROPLETS,
         name='transfer',
-        settings=(_BACKBONE_TENTH, differential(10, 2e-2, 'differential-10x-0.02'), _S0),
+        settings=(_BACKBONE_TENTH, differential(10, 2e-2), _S0),
         tuning=(),
     ),
     # added after the two before had been seen: does it matter to who trains longer?
@@ -241,7 +242,7 @@ CELLS = (
     ),
     Cell(
         'steep',
-        tuple(differential(15, lr, f'differential-15x-{lr:g}') for lr in (5e-3, 1e-2, 2e-2)),
+        tuple(differential(15, lr) for lr in (5e-3, 1e-2, 2e-2)),
         seeds=SEEDS[:2],
         test_images=CORE_TEST_IMAGES,
     ),

@@ -38,6 +38,8 @@ from mmext.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent.parent
 CORE = next(cell for cell in CELLS if cell.name == 'core')
 TEN, FRESH, UNIFORM_LOW = 'differential-10x', 'fresh-10x', 'uniform-low'
+# S0's own base, and the one that was searched on made images
+TEN_OF_S0, TEN_SEARCHED = 'differential-10x-0.01', 'differential-10x-0.02'
 NOTHING = 'Nothing has been run.'
 # second − first, beside each setting − uniform-best; second by cell where it is not the first's
 PAIRS = {
@@ -53,17 +55,17 @@ PAIRS = {
     '8-fresh': ((TEN, FRESH),),
     'new-heads': ((TEN, FRESH),),
     'droplets': ((TEN, FRESH),),
-    'tuned': ((BEST_TEN, 'differential-10x-0.01'),),
+    'tuned': ((BEST_TEN, TEN_OF_S0),),
     'transfer': (
         (BEST, 'backbone-tenth'),
-        (BEST, 'differential-10x-0.02'),
-        (BEST, 'differential-10x-0.01'),
-        (TEN, 'differential-10x-0.01'),
-        ('differential-10x-0.02', 'differential-10x-0.01'),
+        (BEST, TEN_SEARCHED),
+        (BEST, TEN_OF_S0),
+        (TEN, TEN_OF_S0),
+        (TEN_SEARCHED, TEN_OF_S0),
     ),
     'longer': (
         ('uniform-0.16', 'backbone-tenth'),
-        ('uniform-0.16', 'differential-10x-0.01'),
+        ('uniform-0.16', TEN_OF_S0),
         ('uniform-0.16', TEN),
         (TEN, 'backbone-tenth'),
     ),
