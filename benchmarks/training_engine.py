@@ -32,7 +32,7 @@ LOOPS = {
 
 
 def runner_of(folder: Path, name: str, changes: dict) -> Runner:
-    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune'))
+    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune_differential-10x'))
     cfg.merge_from_dict(
         {
             'train_dataloader.dataset.data_root': str(folder),

@@ -34,31 +34,43 @@ from mmext.optim.group_report import load_config
 HERE = Path(__file__).resolve().parent
 FLIPPED = 0.3
 BASE = 'base (28)'
+RECIPE = 'mask-rcnn_r18_fpn_finetune_differential-10x'
 _MASK = 'model.roi_head.mask_head'
 _GCE = [f'{_MASK}.loss_mask._delete_=True', f'{_MASK}.loss_mask.type=mmext.GCELoss']
 _TARGETS = [f'{_MASK}.type=mmext.FlippedTargetsMaskHead', f'{_MASK}.share={FLIPPED}']
 _FILES = ['train_dataloader.dataset.ann_file={data}/train/flipped_{seed}.json']
+# for a family of which there is no recipe with them
+_DIFFERENTIAL = [
+    *(
+        f'optim_wrapper.optimizer.{key}'
+        for key in ('_delete_=True', 'type=SGD', 'lr=2e-3', 'momentum=0.9', 'weight_decay=5e-4')
+    ),
+    *(
+        f'optim_wrapper.paramwise_cfg.custom_keys.{part}.lr_mult={multiple}'
+        for part, multiple in (('backbone', 1), ('neck', 1), ('rpn_head', 5), ('roi_head', 10))
+    ),
+]
 # name: recipe, and what is changed in it
 VARIANTS = {
-    BASE: ('mask-rcnn_r18_fpn_finetune', []),
+    BASE: (RECIPE, []),
     '56': (
-        'mask-rcnn_r18_fpn_finetune',
+        RECIPE,
         ['model.roi_head.mask_roi_extractor.roi_layer.output_size=28', 'model.train_cfg.rcnn.mask_size=56'],
     ),
-    'PointRend': ('point-rend_r18_fpn_finetune', []),
+    'PointRend': ('point-rend_r18_fpn_finetune', _DIFFERENTIAL),
     'boundary': (
-        'mask-rcnn_r18_fpn_finetune',
+        RECIPE,
         [f'{_MASK}.type=mmext.BoundaryMaskHead', f'{_MASK}.loss_boundary.type=mmext.BoundaryLoss'],
     ),
-    'GCE': ('mask-rcnn_r18_fpn_finetune', _GCE),
+    'GCE': (RECIPE, _GCE),
     'soft-mask': (
-        'mask-rcnn_r18_fpn_finetune',
+        RECIPE,
         [f'{_MASK}.loss_mask._delete_=True', f'{_MASK}.loss_mask.type=mmext.SoftMaskLoss'],
     ),
-    'targets flipped, BCE': ('mask-rcnn_r18_fpn_finetune', _TARGETS),
-    'targets flipped, GCE': ('mask-rcnn_r18_fpn_finetune', _TARGETS + _GCE),
-    'annotations flipped, BCE': ('mask-rcnn_r18_fpn_finetune', _FILES),
-    'annotations flipped, GCE': ('mask-rcnn_r18_fpn_finetune', _FILES + _GCE),
+    'targets flipped, BCE': (RECIPE, _TARGETS),
+    'targets flipped, GCE': (RECIPE, _TARGETS + _GCE),
+    'annotations flipped, BCE': (RECIPE, _FILES),
+    'annotations flipped, GCE': (RECIPE, _FILES + _GCE),
 }
 EQUAL_BUDGET = ('base (28)', '56', 'PointRend', 'boundary', 'GCE', 'soft-mask')
 # each with what it is held against

@@ -26,11 +26,13 @@ MULTIPLIERS = {
     'differential_10x_cosine': (1, 1, 5, 10, 10),
     'differential_10x_single_stage': (1, 1, 10),
     'backbone_tenth': (0.1, 0.1, 0.2, 1, 1),
+    'backbone_tenth_cosine': (0.1, 0.1, 0.2, 1, 1),
     'uniform': (1, 1, 1, 1, 1),
     'reference_1x': (1, 1, 1, 1, 1),
 }
 # a recipe whose rates are those of another schedule than the one that it inherits
 OVERRIDDEN = {
+    'mask-rcnn_r18_fpn_finetune_differential-10x': 'differential_10x',
     'mask-rcnn_r18_fpn_finetune_uniform': 'uniform',
     'mask-rcnn_r18_fpn_finetune_uniform-5x': 'uniform',
     'solov2_r18_fpn_finetune': 'differential_10x_single_stage',

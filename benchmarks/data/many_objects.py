@@ -42,7 +42,7 @@ from made import write_large
 from side_by_side import machine
 from whole_runs import SHIPPED, STOCK, three_ways, train
 
-RECIPE = 'mask-rcnn_r18_fpn_finetune'
+RECIPE = 'mask-rcnn_r18_fpn_finetune_differential-10x'
 GRID = 16  # a particle in each cell of 16 x 16 px, half of them dark
 # of the images that memory is measured with: scenes a side, objects in each, and the most of them with stock
 SCENES, PER_SCENE, MOST_STOCK = 5, (1, 4, 10, 40), 10

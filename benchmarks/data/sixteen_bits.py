@@ -26,7 +26,7 @@ from rich.table import Table
 
 from mmext.console import console
 
-RECIPE = 'mask-rcnn_r18_fpn_finetune'
+RECIPE = 'mask-rcnn_r18_fpn_finetune_differential-10x'
 PARTS = ('train', 'val')
 DARKEST, STEP = 200, 14
 SIDES = {

@@ -26,6 +26,12 @@ _STOCK = {
     'log_processor': {'_delete_': True, 'type': 'LogProcessor', 'window_size': 50, 'by_epoch': True},
 } | {f'default_hooks.{name}': {'_delete_': True, 'type': 'mmext.NoHook'} for name in _OUR_HOOKS}
 
+# for a family of which there is no recipe with them
+_DIFFERENTIAL = {
+    'optim_wrapper.optimizer': {'_delete_': True, 'type': 'SGD', 'lr': 2e-3, 'momentum': 0.9, 'weight_decay': 5e-4},
+    _KEYS: {'_delete_': True, 'rpn_head': {'lr_mult': 5}, 'roi_head': {'lr_mult': 10}},
+}
+
 
 def _classes(*names: str) -> dict[str, object]:
     heads = {f'model.roi_head.{head}_head.num_classes': len(names) for head in ('bbox', 'mask')}
@@ -44,7 +50,7 @@ class Case:
     name: str
     codes: tuple[str, ...] = ()
     changes: Mapping[str, object] = field(default_factory=dict)
-    recipe: str = 'mask-rcnn_r18_fpn_finetune'
+    recipe: str = 'mask-rcnn_r18_fpn_finetune_differential-10x'
     kinds: str = 'particles'
     epochs: int = 8
     every: int = 4
@@ -55,7 +61,7 @@ class Case:
 HEALTHY = (
     Case('healthy'),
     Case('healthy, one rate', recipe='mask-rcnn_r18_fpn_finetune_uniform-5x'),
-    Case('healthy, PointRend', recipe='point-rend_r18_fpn_finetune'),
+    Case('healthy, PointRend', changes=_DIFFERENTIAL, recipe='point-rend_r18_fpn_finetune'),
     Case('healthy, compact', changes=_classes('Fragment', 'Film'), kinds='compact', every=1),
     Case('healthy, longer', epochs=12, every=2),
     Case('healthy, stock parts', changes=_STOCK),

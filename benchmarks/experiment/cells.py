@@ -6,7 +6,7 @@ A cell is one question's data and starting point; a setting is what differs betw
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-RECIPE = 'mask-rcnn_r18_fpn_finetune'
+RECIPE = 'mask-rcnn_r18_fpn_finetune_differential-10x'
 LOW = 2e-3
 # those from 8e-2 on were added as the one before was the best in core
 RATES = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2, 0.16, 0.32)

@@ -49,7 +49,7 @@ class Outcome:
 
 def config_text(root: Path, data: Path, order: Path | None = None, hooks: str = '', more: str = '') -> str:
     return f"""
-_base_ = {mmext.recipe('mask-rcnn_r18_fpn_finetune')!r}
+_base_ = {mmext.recipe('mask-rcnn_r18_fpn_finetune_differential-10x')!r}
 custom_imports = dict(imports=['mmext.registry', 'fault_hooks'], allow_failed_imports=False)
 train_dataloader = dict(dataset=dict(data_root={str(data)!r}))
 val_dataloader = dict(dataset=dict(data_root={str(data)!r}))

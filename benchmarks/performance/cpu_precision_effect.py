@@ -45,7 +45,7 @@ class KeepLosses(Hook):
 
 
 def config_of(data: Path, seed: int, iterations: int, work_dir: Path) -> Config:
-    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune'))
+    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune_differential-10x'))
     an_epoch = PARTS['train'] // cfg.train_dataloader.batch_size
     epochs = -(-iterations // an_epoch)
     cfg.merge_from_dict(

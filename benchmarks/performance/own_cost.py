@@ -80,7 +80,7 @@ class Watch:
 
 def train(folder: Path, name: str, stock: bool) -> dict[str, float]:
     """An epoch: mean seconds of an iteration, inside mmext's hooks and inside the logger; seconds of the epoch's end."""
-    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune'))
+    cfg = Config.fromfile(mmext.recipe('mask-rcnn_r18_fpn_finetune_differential-10x'))
     cfg.merge_from_dict(
         {
             'train_dataloader.dataset.data_root': str(folder),

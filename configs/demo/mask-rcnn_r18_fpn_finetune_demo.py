@@ -1,11 +1,11 @@
-# Changes: the shipped source model (made shapes) fine-tuned to made particles with differential rates, 120 iterations.
+# Changes: the shipped source model (made shapes) fine-tuned to made particles with the default's rates, 120 iterations.
 # Why:     a fine-tuning that two CPU cores finish in minutes; same parts, same names, same hooks as the full recipe.
 # Cost:    about 0.5 s an iteration on two cores.
-# Source:  S0's ratios at 2e-3, the linear rule for a batch of 4; what it reaches, with its spread: docs/demo.md.
+# Source:  S1's rates; what they reach, with their spread and beside others: docs/experiment.md (backbone-tenth).
 _base_ = [
     '../_base_/models/mask-rcnn_r18_fpn.py',
     '../_base_/datasets/demo_instance.py',
-    '../_base_/schedules/differential_10x_cosine.py',
+    '../_base_/schedules/backbone_tenth_cosine.py',
 ]
 
 model = dict(
@@ -16,7 +16,6 @@ model = dict(
 train_cfg = dict(max_epochs=8, val_interval=8)
 # three log lines in an epoch of 15 iterations; with one alone MMDetection's analyze_logs puts it into the wrong epoch
 default_hooks = dict(logger=dict(interval=5))
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
 auto_scale_lr = dict(base_batch_size=4)
 randomness = dict(seed=0)
 load_from = '{{fileDirname}}/mask-rcnn_r18_fpn_source.pth'

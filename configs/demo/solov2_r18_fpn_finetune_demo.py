@@ -2,7 +2,7 @@
 # Why:     SOLOv2 in minutes on two CPU cores, to see its losses and shares before a full run.
 # Cost:    1.5 times the demo's operations in a step. The source model gives backbone and neck. No box AP.
 # Source:  Wang et al. 2020, arXiv:2003.10152; head as in configs/_base_/models/solov2_r50_fpn.py.
-_base_ = './mask-rcnn_r18_fpn_finetune_demo.py'
+_base_ = './mask-rcnn_r18_fpn_finetune_differential-10x_demo.py'
 
 model = dict(
     _delete_=True,

@@ -153,8 +153,7 @@ def _config_text(
     most = max(train_most, val_most)
     caps = model_caps(cfg.model, train_most, most)
     model = {**(with_num_classes(cfg.model, len(train.classes)) or {}), **as_changes(caps)}
-    base_batch, base_rate = cfg.auto_scale_lr.base_batch_size, cfg.optim_wrapper.optimizer.lr
-    rate = float(f'{base_rate * batch_size / base_batch:.6g}')
+    rate = _rate_text(cfg.optim_wrapper.optimizer, cfg.auto_scale_lr.base_batch_size, batch_size)
     val_batch = min(cfg.val_dataloader.batch_size, len(val.images))
     val_file = portable(val.path, out)
     loads = ''
@@ -177,10 +176,7 @@ test_dataloader = val_dataloader
 {_evaluator(caps, val_file)}
 test_evaluator = val_evaluator
 
-# Linear rule: the recipe's {base_rate:g} is for a batch of {base_batch}.
-# {base_rate:g} * {batch_size} / {base_batch} = {rate:g}
-# That is for one GPU; on several, `mim train ... --auto-scale-lr` multiplies the rate by their number.
-optim_wrapper = dict(optimizer=dict(lr={rate!r}))
+{rate}
 auto_scale_lr = dict(base_batch_size={batch_size})
 
 {_caps_in_words(caps, most)}
@@ -208,6 +204,20 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
     lines += [f'Wrote {out}. Next:', f'  mmext check {out} --images --show work_dirs/truth']
     lines += [f'  mmext groups {out} --schedule', f'  mim train mmdet {out}']
     return text, lines
+
+
+def _rate_text(optimizer: Mapping, base_batch: int, batch_size: int) -> str:
+    """The base rate for another batch than the recipe's, with the rule that gives it."""
+    base_rate = optimizer['lr']
+    if optimizer['type'] != 'SGD':
+        return f"""# {optimizer['type']}'s step does not follow the size of the gradient: the rate is the recipe's for any batch.
+# `mim train ... --auto-scale-lr` would multiply it by the number of GPUs: leave that away.
+optim_wrapper = dict(optimizer=dict(lr={base_rate!r}))"""
+    rate = float(f'{base_rate * batch_size / base_batch:.6g}')
+    return f"""# Linear rule: the recipe's {base_rate:g} is for a batch of {base_batch}.
+# {base_rate:g} * {batch_size} / {base_batch} = {rate:g}
+# That is for one GPU; on several, `mim train ... --auto-scale-lr` multiplies the rate by their number.
+optim_wrapper = dict(optimizer=dict(lr={rate!r}))"""
 
 
 def _train_loader(cfg, part: Part, out: Path, batch_size: int, loading: Loading) -> str:
