@@ -30,6 +30,8 @@ ADAM_RATE = 1e-4
 # demo's uniform-5x (docs/demo.md); ten times for the heads is the shipped source model, from random weights
 BOUNDS = {'backbone': 2, 'neck': 2}
 HEAD_BOUND = 10
+# for SGD with gradients clipped to this norm or less, every part: uniform-best of docs/experiment.md, 0.16 at a batch of 4
+CLIP_NORM, CLIPPED_BOUND = 1.0, 32
 _ADAM = ('Adam', 'AdamW', 'NAdam', 'RAdam')
 
 _WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR', 'WarmupShareLR')
@@ -378,7 +380,9 @@ def safe_rate(optimizer: str, batch: int) -> float | None:
     return ADAM_RATE * max(1, batch / LINEAR_RULE_BATCH) ** 0.5 if optimizer in _ADAM else None
 
 
-def bound_findings(peaks: Mapping[str, float], optimizer: str, base_rate: float, batch: int) -> list[Finding]:
+def bound_findings(
+    peaks: Mapping[str, float], optimizer: str, base_rate: float, batch: int, is_clipped: bool = False
+) -> list[Finding]:
     """Parts whose rate is above the stated bound.
 
     Args:
@@ -386,18 +390,24 @@ def bound_findings(peaks: Mapping[str, float], optimizer: str, base_rate: float,
         optimizer: its type.
         base_rate: of the config.
         batch: images a step, on one GPU.
+        is_clipped: gradients are clipped to CLIP_NORM or less.
     """
     usual = safe_rate(optimizer, batch)
     if usual is None:
         return []
     times = {part: rate / usual for part, rate in peaks.items()}
-    high = {part: value for part, value in times.items() if value > BOUNDS.get(part, HEAD_BOUND) * (1 + 1e-6)}
+    is_sgd = optimizer == 'SGD'
+    bounds = {part: CLIPPED_BOUND if is_sgd and is_clipped else BOUNDS.get(part, HEAD_BOUND) for part in times}
+    high = {part: value for part, value in times.items() if value > bounds[part] * (1 + 1e-6)}
     if not high:
         return []
-    factor = min(BOUNDS.get(part, HEAD_BOUND) / value for part, value in high.items())
-    whose = 'the linear rule gives' if optimizer == 'SGD' else f'MMDetection uses with {optimizer}'
+    factor = min(bounds[part] / value for part, value in high.items())
+    whose = 'the linear rule gives' if is_sgd else f'MMDetection uses with {optimizer}'
+    clip = ''
+    if is_sgd and not is_clipped and max(high.values()) <= CLIPPED_BOUND:
+        clip = f'\nor optim_wrapper.clip_grad.max_norm={CLIP_NORM:g}, with which {CLIPPED_BOUND} times was stable'
     examples = [
-        f'{part}: {peaks[part]:.3g} is {value:.3g} times {usual:.3g}, bound {BOUNDS.get(part, HEAD_BOUND)} times'
+        f'{part}: {peaks[part]:.3g} is {value:.3g} times {usual:.3g}, bound {bounds[part]} times'
         for part, value in high.items()
     ]
     return [
@@ -409,7 +419,7 @@ def bound_findings(peaks: Mapping[str, float], optimizer: str, base_rate: float,
             count=len(high),
             examples=first(examples),
             remedy=f'optim_wrapper.optimizer.lr={base_rate * factor:.2g}\n'
-            'or a smaller lr_mult in optim_wrapper.paramwise_cfg.custom_keys; on several GPUs their images count too',
+            'or a smaller lr_mult in optim_wrapper.paramwise_cfg.custom_keys; on several GPUs their images count too' + clip,
         )
     ]
 
@@ -503,7 +513,8 @@ def rate_findings(
     kind = _kind(cfg.optim_wrapper.optimizer)
     if kind in _ADAM and 'roi_head' not in (cfg.get('model') or {}):  # RTMDet is published with 4e-3
         return findings
-    return findings + bound_findings(peaks, kind, base or 0, run.batch)
+    norm = (cfg.optim_wrapper.get('clip_grad') or {}).get('max_norm')
+    return findings + bound_findings(peaks, kind, base or 0, run.batch, norm is not None and norm <= CLIP_NORM)
 
 
 def stage_findings(cfg: Config, run: Run) -> tuple[list[Finding], float]:

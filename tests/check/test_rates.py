@@ -262,6 +262,21 @@ def test_bounds_are_told_apart_by_part_batch_and_optimizer():
     assert bound_findings({'backbone': 100.0}, 'Lion', 1e-3, 2) == []
 
 
+def test_clipped_gradients_stand_more():
+    rates = {'backbone': 0.08, 'mask_head': 0.08}
+    assert bound_findings(rates, 'SGD', 0.08, 2, is_clipped=True) == []
+    (finding,) = bound_findings(rates, 'SGD', 0.08, 2)
+    assert 'clip_grad.max_norm=1, with which 32 times was stable' in finding.remedy
+    (finding,) = bound_findings({'backbone': 0.1}, 'SGD', 0.1, 2, is_clipped=True)
+    assert 'bound 32 times' in finding.examples[0]
+    assert 'clip_grad' not in finding.remedy
+    assert codes(bound_findings({'backbone': 1e-3}, 'AdamW', 1e-3, 2, is_clipped=True)) == ['rate-unsafe']
+    cfg = config(lr=0.02)
+    for norm, expected in ((35, ['rate-unsafe']), (1.0, [])):
+        cfg.optim_wrapper.clip_grad = {'max_norm': norm}
+        assert codes(found(cfg)) == expected
+
+
 def test_peak_of_the_schedule_and_of_the_stages_counts():
     assert codes(found(config())) == []
     one_cycle = {'type': 'OneCycleLR', 'eta_max': 0.05, 'total_steps': 600, 'by_epoch': False}
