@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     for number, (part, images) in enumerate((('train', 8), ('val', 5))):
         list(write_part(folder / part, images, (0, number), KINDS['shapes']))
     parts = [(folder / part / 'annotations.json', folder / part) for part in ('train', 'val')]
-    write_config(*parts, 'mask-rcnn_r18_fpn_finetune', folder / 'config.py')
+    write_config(*parts, 'mask-rcnn_r18_fpn_finetune_differential-10x', folder / 'config.py')
     (folder / 'several.py').write_text(CONFIG)
     # the predictors of all four shapes are loaded; a low rate keeps what they know
     options = [*OPTIONS, 'train_dataloader.batch_size=2', 'optim_wrapper.optimizer.lr=1e-4']

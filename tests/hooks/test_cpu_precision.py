@@ -296,7 +296,7 @@ def test_a_training_with_all_our_hooks(run, fast):
     optimizer = fast.optim_wrapper.optimizer
     assert [group['name'] for group in optimizer.param_groups][:3] == ['backbone', 'neck', 'rpn_head']
     saved = torch.load(fast.work_dir + '/epoch_2.pth', weights_only=False)
-    momentum = [state['momentum_buffer'] for state in saved['optimizer']['state'].values()]
+    momentum = [state['exp_avg'] for state in saved['optimizer']['state'].values()]
     tensors = [*saved['state_dict'].values(), *momentum]
     assert all(tensor.is_contiguous() and tensor.dtype in (torch.float32, torch.int64) for tensor in tensors)
     plain = MODELS.build(fast.cfg.model)
