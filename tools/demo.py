@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`make demo`: fine-tune the shipped source model three times at equal budget, compare, and draw.
+"""`make demo`: fine-tune the shipped source model at four choices of rates and equal budget, compare, and draw.
 
 Usage: python tools/demo.py [--seeds 0 1 2] [--work-dirs work_dirs/demo]
 """
