@@ -1,6 +1,6 @@
-# Changes: one learning rate, 1e-3, for all parts.
-# Why:     the comparison that shows what differential rates change, and the way back to stock's behaviour.
-# Cost:    none.
+# Changes: SGD with one learning rate, 1e-3, for all parts, instead of Adam.
+# Why:     to search for a rate from, upwards (docs/experiment.md); beside differential-10x it shows what the ratios change.
+# Cost:    none. With a small network the rate was far too low: docs/experiment.md; `mmext sweep` finds a better one.
 # Source:  S0 (the setting that it holds to be the cause of small masks), S3 (rate).
 _base_ = [
     '../_base_/models/mask-rcnn_r50_fpn_quick.py',
