@@ -26,7 +26,7 @@ def test_groups_prints_the_table_and_writes_json(run_command, tmp_path):
     assert 'mask_head' in done.stdout
     groups = json.loads((tmp_path / 'g.json').read_text())['groups']
     assert {group['name']: group['multiplier'] for group in groups} == pytest.approx(
-        {'backbone': 1, 'neck': 1, 'rpn_head': 5, 'bbox_head': 15, 'mask_head': 15}
+        {'backbone': 1, 'neck': 1, 'rpn_head': 2, 'bbox_head': 15, 'mask_head': 15}
     )
     assert all(group['fresh'] is None for group in groups)
 
@@ -43,7 +43,7 @@ def test_schedule_flags_a_lost_ratio_with_exit_code_1(run_command):
     flags = ['groups', RECIPE, '--schedule', '--epoch-length', '20', '--cfg-options', 'train_cfg.max_epochs=5']
     fine = run_command('mmext', *flags)
     assert 'after warm-up' in fine.stdout
-    lost = run_command('mmext', *flags, 'param_scheduler.1.eta_min_ratio=None', 'param_scheduler.1.eta_min=5e-4', status=1)
+    lost = run_command('mmext', *flags, 'param_scheduler.1.eta_min_ratio=None', 'param_scheduler.1.eta_min=5e-5', status=1)
     assert 'mask_head : backbone is planned as 10' in lost.stdout
 
 

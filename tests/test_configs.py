@@ -26,7 +26,8 @@ MULTIPLIERS = {
     'differential_10x_cosine': (1, 1, 5, 10, 10),
     'differential_10x_single_stage': (1, 1, 10),
     'backbone_tenth': (0.1, 0.1, 0.2, 1, 1),
-    'backbone_tenth_cosine': (0.1, 0.1, 0.2, 1, 1),
+    'differential_10x_adam': (1, 1, 2, 10, 10),
+    'differential_10x_adam_cosine': (1, 1, 2, 10, 10),
     'uniform': (1, 1, 1, 1, 1),
     'reference_1x': (1, 1, 1, 1, 1),
 }

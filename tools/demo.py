@@ -20,7 +20,7 @@ RUNS = {
     'uniform': 'mask-rcnn_r18_fpn_finetune_uniform_demo.py',
     'differential-10x': 'mask-rcnn_r18_fpn_finetune_differential-10x_demo.py',
     'uniform-5x': 'mask-rcnn_r18_fpn_finetune_uniform-5x_demo.py',
-    'backbone-tenth': 'mask-rcnn_r18_fpn_finetune_demo.py',
+    'differential-10x-adam': 'mask-rcnn_r18_fpn_finetune_demo.py',
 }
 # of all that MMDetection prints, what this demo is about; everything is in console.txt of each run
 _GROUP_LINES = re.compile(r'^(Parameter groups|New tensors|  new  )')

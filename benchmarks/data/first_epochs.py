@@ -49,7 +49,7 @@ from format_files import (
 from pycocotools import mask as coco_mask
 from side_by_side import coco_parts, machine
 
-RECIPE = 'mask-rcnn_r18_fpn_finetune'
+RECIPE = 'mask-rcnn_r18_fpn_finetune_differential-10x'
 PARTS = ('train', 'val')
 
 

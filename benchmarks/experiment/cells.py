@@ -126,7 +126,7 @@ def fresh_only(fresh: Sequence[str]) -> Setting:
 
 
 def masks(name: str, noise: float = 0.0, **options: object) -> Setting:
-    """The default rates, and a change of the mask branch."""
+    """S0's ratios at the low base rate, and a change of the mask branch."""
     return Setting(name, {**differential(10).options, **options}, noise=noise)
 
 

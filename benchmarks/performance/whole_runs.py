@@ -89,13 +89,13 @@ def compare(row: str, data: str, ways: dict[str, Config], rounds: int, folder: P
 
 
 def demo_network(parts: dict[str, tuple[Path, Path]], folder: Path) -> Config:
-    """The demo's recipe on a data set: two epochs, validation after each."""
+    """The demo's differential-10x on a data set: two epochs, validation after each."""
     write_config(parts['train'], parts['val'], 'mask-rcnn_r18_fpn_finetune_differential-10x', folder / 'demo.py')
     return load_config(str(folder / 'demo.py'), ['train_cfg.max_epochs=2', 'train_cfg.val_interval=1'])
 
 
 def r50(parts: dict[str, tuple[Path, Path]], folder: Path, iterations: int) -> Config:
-    """The R50 recipe for some iterations at 800 x 1088, without pretrained weights, without validation."""
+    """The R50 recipe differential-10x for some iterations at 800 x 1088, without pretrained weights, without validation."""
     write_config(parts['train'], parts['val'], 'mask-rcnn_r50_fpn_finetune_differential-10x', folder / 'r50.py')
     cfg = load_config(str(folder / 'r50.py'), [])
     cfg.load_from, cfg.model.backbone.init_cfg = None, None

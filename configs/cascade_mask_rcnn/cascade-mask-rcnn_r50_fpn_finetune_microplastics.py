@@ -5,7 +5,7 @@
 _base_ = [
     '../_base_/models/cascade-mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
-    '../_base_/schedules/backbone_tenth.py',
+    '../_base_/schedules/differential_10x_adam.py',
 ]
 
 model = dict(

@@ -1,11 +1,11 @@
 # Changes: the shipped source model (made shapes) fine-tuned to made particles with the default's rates, 120 iterations.
 # Why:     a fine-tuning that two CPU cores finish in minutes; same parts, same names, same hooks as the full recipe.
 # Cost:    about 0.5 s an iteration on two cores.
-# Source:  S1's rates; what they reach, with their spread and beside others: docs/experiment.md (backbone-tenth).
+# Source:  S1's rates; what they reach, with their spread and beside others: docs/experiment.md (there backbone-tenth).
 _base_ = [
     '../_base_/models/mask-rcnn_r18_fpn.py',
     '../_base_/datasets/demo_instance.py',
-    '../_base_/schedules/backbone_tenth_cosine.py',
+    '../_base_/schedules/differential_10x_adam_cosine.py',
 ]
 
 model = dict(

@@ -1,4 +1,4 @@
-# Changes: one rate, 2e-3, for all parts.
+# Changes: SGD with one rate, 2e-3, for all parts, instead of Adam.
 # Why:     S0's account of small masks: a rate that suits the pretrained parts is too low for the new ones.
 # Cost:    none.
 # Source:  S0; what it reaches, with its spread: docs/demo.md.

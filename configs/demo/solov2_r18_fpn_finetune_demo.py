@@ -1,4 +1,4 @@
-# Changes: the demo's backbone and neck under a narrow SOLOv2 head; scale ranges a quarter of COCO's.
+# Changes: the demo's backbone and neck under a narrow SOLOv2 head, by SGD 2e-3; scale ranges a quarter of COCO's.
 # Why:     SOLOv2 in minutes on two CPU cores, to see its losses and shares before a full run.
 # Cost:    1.5 times the demo's operations in a step. The source model gives backbone and neck. No box AP.
 # Source:  Wang et al. 2020, arXiv:2003.10152; head as in configs/_base_/models/solov2_r50_fpn.py.

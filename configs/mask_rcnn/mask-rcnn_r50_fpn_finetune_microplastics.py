@@ -1,11 +1,11 @@
-# Changes: MMDetection's Mask R-CNN R50-FPN, fine-tuned from COCO to Fiber, Fragment, Film: Adam, backbone 0.1x, RPN 0.2x.
+# Changes: MMDetection's Mask R-CNN R50-FPN, fine-tuned from COCO to Fiber, Fragment, Film: Adam, heads 10x, RPN 2x.
 # Why:     of the settings without a search for a rate the nearest to a searched one (docs/experiment.md, a small network).
 # Cost:    350 MB for Adam's moments, SGD has 175. 1000 proposals in training, MMDetection's base (S3 keeps 2000).
 # Source:  S1 (rates); weights of mask-rcnn_r50_fpn_ms-poly-3x_coco, COCO box AP 40.9, mask AP 37.1.
 _base_ = [
     '../_base_/models/mask-rcnn_r50_fpn_quick.py',
     '../_base_/datasets/microplastics_instance.py',
-    '../_base_/schedules/backbone_tenth.py',
+    '../_base_/schedules/differential_10x_adam.py',
 ]
 
 model = dict(

@@ -2,7 +2,7 @@
 # Why:     new last layers send large gradients into a pretrained backbone at first; here it does not move until they settle.
 # Cost:    an iteration of the first stage takes less time than a full one: nothing is propagated through the backbone.
 # Source:  S1 and Matterport's Mask R-CNN ("heads", then "all").
-_base_ = './mask-rcnn_r50_fpn_finetune_microplastics.py'
+_base_ = './mask-rcnn_r50_fpn_finetune_backbone-tenth_microplastics.py'
 
 # the stages freeze; what is frozen when the optimizer is built could not be thawed
 model = dict(backbone=dict(frozen_stages=-1))

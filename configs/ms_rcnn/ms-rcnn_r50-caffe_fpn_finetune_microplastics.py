@@ -5,7 +5,7 @@
 _base_ = [
     '../_base_/models/ms-rcnn_r50-caffe_fpn.py',
     '../_base_/datasets/microplastics_instance.py',
-    '../_base_/schedules/backbone_tenth.py',
+    '../_base_/schedules/differential_10x_adam.py',
 ]
 
 model = dict(

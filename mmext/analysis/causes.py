@@ -29,7 +29,9 @@ def part_not_training(facts: Facts, limit: Mapping[str, float]) -> Hit | None:
         elif (len(logged) and not logged.any()) or (not len(logged) and facts.multiplier(part) == 0):
             found.append(f"{part} has a learning rate of 0 ({key}'s lr_mult)" if key else f'{part} has a learning rate of 0')
             if key:
-                settings[f'{remedies.CUSTOM_KEYS}.{key}.lr_mult'] = remedies.HEADS_RATIO if part != 'rpn_head' else 5
+                ratio = remedies.HEADS_RATIO if part != 'rpn_head' else remedies.RPN_RATIO
+                backbone = facts.multiplier('backbone') or 1.0
+                settings[f'{remedies.CUSTOM_KEYS}.{key}.lr_mult'] = remedies.plain(ratio * backbone)
         elif stages and not any(one in _STAGE_WORDS or part in one for one in stages):
             found.append(f'{part} is trained in none of the stages')
     return Hit({'what': ', '.join(found)}, settings) if found else None
@@ -71,7 +73,9 @@ def rate_too_high(facts: Facts, limit: Mapping[str, float]) -> Hit | NotJudged |
     part = max(PART_PATHS, key=facts.multiplier)
     rate = float(rates.max()) * facts.multiplier(part)
     times = rate / (LINEAR_RATE * batch / LINEAR_BATCH)
-    if times < limit['times']:
+    norm = facts.setting('optim_wrapper.clip_grad.max_norm')
+    is_clipped = isinstance(norm, (int, float)) and norm <= remedies.CLIP_NORM
+    if times < limit['clipped' if is_clipped else 'times']:
         return None
     totals = np.array([number(line.get('loss', math.nan)) for line in facts.run.train])
     start = totals[np.isfinite(totals)][: max(LEVEL_LINES, len(totals) // 3)]

@@ -6,8 +6,8 @@ from mmext.analysis.facts import Facts
 from mmext.analysis.runs import AP_METRICS
 
 CUSTOM_KEYS = 'optim_wrapper.paramwise_cfg.custom_keys'
-# S0's ratio of the heads to the backbone, and the next one it tries when masks are still small after ten epochs
-HEADS_RATIO, HEADS_RATIO_MORE = 10, 15
+# S0's ratio of the heads to the backbone, the next one it tries when masks are still small after ten epochs, and the RPN's
+HEADS_RATIO, HEADS_RATIO_MORE, RPN_RATIO = 10, 15, 5
 # S0's way out of an unstable training: base rate 1e-3 at a batch of 2, heads at 5 times that
 CALM_RATE, CALM_BATCH, CALM_RATIO = 1e-3, 2, 5
 CLIP_NORM = 1.0

@@ -93,7 +93,8 @@ RULES = (
         advice='Lower rates.',
         confidence=0.8,
         limits={
-            'times': Limit(20, f'{_OURS}: five times the most that a part has in a recipe of ours'),
+            'times': Limit(20, f'{_OURS}: twice what `mmext check` takes for known to be stable'),
+            'clipped': Limit(64, f'{_OURS}: the same, for gradients clipped to a norm of 1'),
             'rise': Limit(1.15, 'in forty healthy runs on made data the first log line was the highest'),
         },
         explained_by=('loss-exploding',),
@@ -219,7 +220,7 @@ RULES = (
         symptoms.losses_not_falling,
         cause='no loss falls',
         text='over the run the mask loss fell by {mask:.0%} and the others by {others:.0%} (at most {most:.0%}, 95 %).',
-        advice='Ten times the rate; if that changes nothing, look at the data with `mmext check CONFIG`.',
+        advice='A higher rate; if that changes nothing, look at the data with `mmext check CONFIG`.',
         confidence=0.6,
         limits={'fall': _FALL, 'most': _MOST},
         explained_by=BROKEN,

@@ -27,7 +27,7 @@ LINEAR_RULE_RATE, LINEAR_RULE_BATCH = 0.02, 16
 # lowered for a smaller batch; for a larger one it rises with the root (Malladi et al. 2022, arXiv:2205.10287)
 ADAM_RATE = 1e-4
 # how many times that rate a part may have: the most with which a training of ours was stable. Twice for all parts is the
-# demo's uniform-5x (docs/demo.md); ten times for the heads is the shipped source model, from random weights
+# demo's uniform-5x (docs/demo.md); ten times for the heads is the shipped source model, from random weights, and the default
 BOUNDS = {'backbone': 2, 'neck': 2}
 HEAD_BOUND = 10
 # for SGD with gradients clipped to this norm or less, every part: uniform-best of docs/experiment.md, 0.16 at a batch of 4
@@ -390,7 +390,7 @@ def bound_findings(
         optimizer: its type.
         base_rate: of the config.
         batch: images a step, on one GPU.
-        is_clipped: gradients are clipped to CLIP_NORM or less.
+        is_clipped: gradients are clipped to a norm of CLIP_NORM or less.
     """
     usual = safe_rate(optimizer, batch)
     if usual is None:
@@ -404,7 +404,7 @@ def bound_findings(
     factor = min(bounds[part] / value for part, value in high.items())
     whose = 'the linear rule gives' if is_sgd else f'MMDetection uses with {optimizer}'
     clip = ''
-    if is_sgd and not is_clipped and max(high.values()) <= CLIPPED_BOUND:
+    if is_sgd and not is_clipped and max(high.values()) <= CLIPPED_BOUND * (1 + 1e-6):
         clip = f'\nor optim_wrapper.clip_grad.max_norm={CLIP_NORM:g}, with which {CLIPPED_BOUND} times was stable'
     examples = [
         f'{part}: {peaks[part]:.3g} is {value:.3g} times {usual:.3g}, bound {bounds[part]} times'
@@ -425,10 +425,11 @@ def bound_findings(
 
 
 def batch_findings(cfg: Config, batch: int) -> list[Finding]:
-    """The base rate belongs to another batch than the loader's on one GPU (information)."""
+    """The base rate of SGD belongs to another batch than the loader's on one GPU (information)."""
     scale = cfg.get('auto_scale_lr') or {}
     base, rate = scale.get('base_batch_size'), cfg.optim_wrapper.optimizer.get('lr')
-    if not base or not rate or base == batch or scale.get('enable'):
+    # the linear rule is SGD's
+    if not base or not rate or base == batch or scale.get('enable') or _kind(cfg.optim_wrapper.optimizer) != 'SGD':
         return []
     return [
         _found(
@@ -511,10 +512,16 @@ def rate_findings(
     peaks = {part: max(found) * factor for part, *found in zip(rates, table.max(0).tolist(), planned, strict=True)}
     findings += wrong_stages
     kind = _kind(cfg.optim_wrapper.optimizer)
-    if kind in _ADAM and 'roi_head' not in (cfg.get('model') or {}):  # RTMDet is published with 4e-3
+    with_rois = 'roi_head' in (cfg.get('model') or {})
+    if kind in _ADAM and not with_rois:  # RTMDet is published with 4e-3
         return findings
-    norm = (cfg.optim_wrapper.get('clip_grad') or {}).get('max_norm')
-    return findings + bound_findings(peaks, kind, base or 0, run.batch, norm is not None and norm <= CLIP_NORM)
+    return findings + bound_findings(peaks, kind, base or 0, run.batch, with_rois and _is_clipped(cfg))
+
+
+def _is_clipped(cfg: Config) -> bool:
+    clip = cfg.optim_wrapper.get('clip_grad') or {}
+    norm = clip.get('max_norm')
+    return isinstance(norm, (int, float)) and norm <= CLIP_NORM and clip.get('norm_type', 2) == 2
 
 
 def stage_findings(cfg: Config, run: Run) -> tuple[list[Finding], float]:

@@ -209,7 +209,7 @@ model = {pprint.pformat(_plain(model), width=110, sort_dicts=False)}
 def _rate_text(optimizer: Mapping, base_batch: int, batch_size: int) -> str:
     """The base rate for another batch than the recipe's, with the rule that gives it."""
     base_rate, kind = optimizer['lr'], optimizer['type']
-    if kind != 'SGD':
+    if 'Adam' in kind:
         return f"""# {kind}'s step does not follow the size of the gradient: the rate is the recipe's for any batch.
 # `mim train ... --auto-scale-lr` would multiply it by the number of GPUs: leave that away.
 optim_wrapper = dict(optimizer=dict(lr={base_rate!r}))"""

@@ -20,7 +20,8 @@ CONFIG = """
 model = dict(type='MaskRCNN', roi_head=dict(
     bbox_head=dict(loss_cls=dict(type='CrossEntropyLoss', loss_weight=1.0), loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
     mask_head=dict(loss_mask=dict(type={mask_loss!r}, loss_weight={mask_weight}))))
-optim_wrapper = dict(optimizer=dict(type='SGD', lr={lr}), clip_grad=None, paramwise_cfg=dict(custom_keys={keys!r}))
+optim_wrapper = dict(
+    optimizer=dict(type={optimizer!r}, lr={lr}), clip_grad={clip!r}, paramwise_cfg=dict(custom_keys={keys!r}))
 param_scheduler = {schedulers!r}
 train_cfg = dict(max_epochs={epochs})
 train_dataloader = dict(batch_size={batch})
@@ -47,6 +48,8 @@ def make_run(folder, train, val=(), groups=None, end=None, **config):
         'mask_loss': 'CrossEntropyLoss',
         'mask_weight': 1.0,
         'lr': 0.001,
+        'optimizer': 'SGD',
+        'clip': None,
         'keys': KEYS,
         'schedulers': [],
         'epochs': 100,
@@ -317,6 +320,10 @@ def test_remedies_are_config_lines(tmp_path):
     assert settings_of('box-mask-gap', keys={'roi_head': {'lr_mult': 20}}) == {}
     own = {'roi_head': {'lr_mult': 10}, 'mask_head': {'lr_mult': 0.1}}
     assert settings_of('mask-rate-low', keys=own) == {'optim_wrapper.paramwise_cfg.custom_keys.mask_head.lr_mult': 10}
+    off = {'backbone': {'lr_mult': 0.1}, 'roi_head': {'lr_mult': 0}}
+    assert settings_of('part-not-training', groups=None, keys=off) == {heads: 1}
+    assert settings_of('losses-not-falling') == {'optim_wrapper.optimizer.lr': 0.01}
+    assert settings_of('losses-not-falling', optimizer='Adam') == {'optim_wrapper.optimizer.lr': 0.003}
     assert settings_of('warm-up-unfinished') == {'param_scheduler.0.end': 20}
     assert settings_of('mask-loss-weight') == {'model.roi_head.mask_head.loss_mask.loss_weight': 1.0}
     assert settings_of('rates-not-as-planned') == {'param_scheduler.0.eta_min': 0}
@@ -348,6 +355,13 @@ def test_a_high_rate_that_the_loss_bears_is_no_problem(tmp_path):
     answer = diagnose(make_run(tmp_path, train, healthy_val()))
     assert (answer.status, codes(answer)) == (HEALTHY, ['rate-too-high'])
     assert 'mask_head has 1' in answer.findings[0].text or 'bbox_head has 1' in answer.findings[0].text
+
+
+def test_clipped_gradients_bear_a_higher_rate(tmp_path):
+    train = lines_with(**rates(mask=0.05, box=0.05, base=0.005))  # S0's own rates at a batch of 2
+    for clip, expected in ((None, ['rate-too-high']), ({'max_norm': 35}, ['rate-too-high']), ({'max_norm': 1.0}, [])):
+        answer = diagnose(make_run(tmp_path / str(clip and clip['max_norm']), train, healthy_val(), clip=clip))
+        assert codes(answer) == expected
 
 
 @pytest.mark.parametrize(('end', 'expected'), [('Training ended: all 4 epochs are done.', ['mask-ln2']), (None, [])])

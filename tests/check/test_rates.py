@@ -271,10 +271,15 @@ def test_clipped_gradients_stand_more():
     assert 'bound 32 times' in finding.examples[0]
     assert 'clip_grad' not in finding.remedy
     assert codes(bound_findings({'backbone': 1e-3}, 'AdamW', 1e-3, 2, is_clipped=True)) == ['rate-unsafe']
-    cfg = config(lr=0.02)
-    for norm, expected in ((35, ['rate-unsafe']), (1.0, [])):
-        cfg.optim_wrapper.clip_grad = {'max_norm': norm}
-        assert codes(found(cfg)) == expected
+    cfg = config(lr=0.02, model={'roi_head': {}})
+    weak = ({'max_norm': 35}, {'max_norm': 1.0, 'norm_type': 'inf'}, {'max_norm': 'inf'}, {})
+    for clip in weak:
+        cfg.optim_wrapper.clip_grad = clip
+        assert codes(found(cfg)) == ['rate-unsafe']
+    cfg.optim_wrapper.clip_grad = {'max_norm': 1.0}
+    assert codes(found(cfg)) == []
+    del cfg.model['roi_head']
+    assert codes(found(cfg)) == ['rate-unsafe']
 
 
 def test_peak_of_the_schedule_and_of_the_stages_counts():
@@ -312,6 +317,8 @@ def test_rate_for_another_batch_is_information():
     assert codes(found(cfg)) == []  # the rate is scaled before it is held against its bound
     cfg.auto_scale_lr.enable = False
     assert codes(found(cfg)) == ['rate-for-another-batch', 'rate-unsafe']
+    cfg.optim_wrapper.optimizer = {'type': 'Adam', 'lr': 1e-4}
+    assert batch_findings(cfg, 2) == []  # the linear rule is not Adam's
 
 
 @pytest.mark.parametrize('iterations', [600, 200_000])

@@ -39,7 +39,7 @@ def test_written_config_says_what_the_files_say(own):
     assert cfg.class_names == ('Fiber', 'Fragment', 'Film')
     assert cfg.train_dataloader.dataset.metainfo.classes == cfg.class_names
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 3
-    assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr) == (4, 0.001)
+    assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr) == (4, 0.0001)
     assert cfg.train_dataloader.dataset.ann_file == str(own / 'train/annotations.json')
     assert cfg.val_evaluator.ann_file == str(own / 'val/annotations.json')
     assert cfg.model.test_cfg.rcnn.max_per_img == 100
@@ -54,7 +54,7 @@ def test_written_config_says_what_the_files_say(own):
 @pytest.mark.parametrize(
     ('name', 'optimizer', 'rate', 'words'),
     [
-        ('mask-rcnn_r50_fpn_finetune', 'Adam', 0.001, "Adam's step does not follow"),
+        ('mask-rcnn_r50_fpn_finetune', 'Adam', 0.0001, "Adam's step does not follow"),
         ('mask-rcnn_r50_fpn_finetune_differential-10x', 'SGD', 0.002, '0.001 * 4 / 2 = 0.002'),
     ],
 )

@@ -15,7 +15,7 @@ KEY = 'optim_wrapper.paramwise_cfg.custom_keys'
 def test_a_short_key_raises_both_heads_and_a_longer_one_refines_it(run_folder):
     record = json.loads(next(run_folder.glob('*/param_groups.json')).read_text())
     multipliers = {group['name']: group['multiplier'] for group in record['groups']}
-    assert multipliers == pytest.approx(dict(zip(PARTS, (0.1, 0.1, 0.2, 15, 3), strict=True)))
+    assert multipliers == pytest.approx(dict(zip(PARTS, (1, 1, 2, 15, 3), strict=True)))
     console = (run_folder / 'console.txt').read_text()
     assert 'Parameter groups' in console
     assert re.search(r'backbone_lr: \d\.\d+e-\d+ .*mask_head_lr: \d\.\d+e-\d+', console)
@@ -31,7 +31,7 @@ def test_five_rates_are_in_tensorboard_and_in_the_json_log(run_folder):
     for part in PARTS:
         written = [event.value for event in events.Scalars(f'{part}_lr')]
         assert written == pytest.approx([line[f'{part}_lr'] for line in training])
-    assert all(line['mask_head_lr'] == pytest.approx(3 / 0.1 * line['backbone_lr']) for line in training)
+    assert all(line['mask_head_lr'] == pytest.approx(3 * line['backbone_lr']) for line in training)
 
 
 def test_mmdets_analyze_logs_plots_our_json(run_folder, run_command, tmp_path):

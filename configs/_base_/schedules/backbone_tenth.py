@@ -1,5 +1,4 @@
-# The default, S1's: Adam 1e-3, the pretrained parts slowly. Backbone and neck 0.1x, RPN 0.2x, both RoI heads 1x; no weight
-# decay, as there. Adam's step does not follow the size of the gradient, so that its rate needs less of a search than SGD's.
+# S1: Adam 1e-3; the pretrained parts slowly. Backbone and neck 0.1x, RPN 0.2x, both RoI heads 1x; no weight decay, as there.
 _base_ = './uniform.py'
 
 optim_wrapper = dict(

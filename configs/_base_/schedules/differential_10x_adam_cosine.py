@@ -1,6 +1,6 @@
-# The rates of backbone_tenth with a cosine over a fixed number of epochs, for runs too short for a plateau.
+# The rates of differential_10x_adam with a cosine over a fixed number of epochs, for runs too short for a plateau.
 # Warm-up and decay follow the length of the run: train_cfg.max_epochs alone moves both.
-_base_ = './backbone_tenth.py'
+_base_ = './differential_10x_adam.py'
 
 param_scheduler = [
     dict(type='mmext.WarmupShareLR', share=0.05, start_factor=0.001, by_epoch=False),
