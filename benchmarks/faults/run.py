@@ -379,7 +379,9 @@ work_dir = {str(root / 'run')!r}
     if first.returncode:
         raise SystemExit(first.stdout)
     saved = load(root / 'run' / 'epoch_1.pth')['optimizer']
-    ours = f'_base_ = {mmext.recipe("mask-rcnn_r50_fpn_finetune_differential-10x")!r}\ntrain_cfg = dict(max_epochs=2)\n' + small
+    ours = (
+        f'_base_ = {mmext.recipe("mask-rcnn_r50_fpn_finetune_differential-10x")!r}\ntrain_cfg = dict(max_epochs=2)\n' + small
+    )
     done = train(root, ours, '--resume')
     momentum = [state['momentum_buffer'] for state in saved['state'].values()]
     fine = done.returncode == 0 and f'{len(momentum)} of {len(momentum)} tensors' in done.stdout

@@ -7,7 +7,9 @@ from mmengine.config import Config
 
 import mmext
 
-SIBLINGS = [f'mask-rcnn_r50_fpn_finetune{name}' for name in ('', '_uniform', '_10x-s0', '_differential-10x', '_backbone-tenth')]
+SIBLINGS = [
+    f'mask-rcnn_r50_fpn_finetune{name}' for name in ('', '_uniform', '_10x-s0', '_differential-10x', '_backbone-tenth')
+]
 HOOKS = {
     'checkpoint': {'type': 'mmext.SafeCheckpointHook', 'interval': 1},
     'resume': {'type': 'mmext.ResumeHook'},

@@ -1,4 +1,4 @@
-# The default: S1's rates by Adam, written by S0's ratios. Backbone and neck 1e-4, RPN 2x, both RoI heads 10x; no weight decay.
+# The default: S1's rates by Adam, written by S0's ratios. Backbone and neck 1e-4, RPN 2x, RoI heads 10x; no weight decay.
 # Adam's step does not follow the size of the gradient: its rate needs less of a search than SGD's, and for any batch it is
 # this one (leave --auto-scale-lr away). S0's one option for both heads is in differential_10x.py.
 _base_ = './uniform.py'
