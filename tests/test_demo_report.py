@@ -21,7 +21,7 @@ def test_table_has_the_runs_own_metrics(evaluated):
     assert result.metrics['mask AP'] == result.run.last('coco/segm_mAP')
     assert 0 <= result.matched <= result.objects == sum(len(truth.labels) for truth in truths)
     if result.matched:
-        assert 0 < result.mask_iou <= result.coverage <= 1
+        assert 0 <= result.mask_iou <= result.coverage <= 1  # 0: after two iterations a mask may be empty
     text = plain(to_table([result]))
     assert f'{result.matched} of {result.objects}' in text
 
