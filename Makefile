@@ -40,7 +40,7 @@ format: setup  ## ruff: mend what it can
 	'$(BIN)/ruff' check --fix .
 	'$(BIN)/ruff' format .
 
-demo: setup  ## fine-tune the shipped small model at four choices of rates and compare: about 7 minutes; DEMO_SEEDS="0 1 2" repeats
+demo: setup  ## fine-tune the shipped small model at four choices of rates and compare: about 8 minutes; DEMO_SEEDS="0 1 2" repeats
 	'$(BIN)/mmext' demo-data data/demo --images 60 --seed 0
 	'$(BIN)/python' tools/demo.py --seeds $(DEMO_SEEDS)
 

@@ -87,7 +87,7 @@ def ground_truth(dataset_cfg) -> tuple[list[str], list[Objects]]:
 def to_table(results: Sequence[Result]) -> Table:
     """The demo's last table: one row a run."""
     table = Table(title='After the same 120 iterations on the same 60 images', title_justify='left')
-    table.add_column('run')
+    table.add_column('run', overflow='fold')
     for heading in (*AP_METRICS, 'mask IoU', 'coverage', 'objects found'):
         table.add_column(heading, justify='right')
     for result in results:
@@ -103,7 +103,7 @@ def spread_table(results: Sequence[Result], seed_mark: str = '-seed') -> Table:
     for result in results:
         settings.setdefault(result.run.name.partition(seed_mark)[0], []).append(result)
     table = Table(title='Over the seeds: mean (least-most)', title_justify='left')
-    table.add_column('setting')
+    table.add_column('setting', overflow='fold')
     table.add_column('seeds', justify='right')
     columns = {name: (lambda result, name=name: result.metrics[name]) for name in ('box AP', 'mask AP')}
     columns |= {'mask IoU': lambda result: result.mask_iou, 'coverage': lambda result: result.coverage}
@@ -112,7 +112,7 @@ def spread_table(results: Sequence[Result], seed_mark: str = '-seed') -> Table:
         table.add_column(heading, justify='right')
     for name, of_setting in settings.items():
         values = [[value(result) for result in of_setting] for value in columns.values()]
-        cells = [f'{np.mean(v):.3f} ({min(v):.2f}-{max(v):.2f})' for v in values]
+        cells = [f'{np.mean(v):.3f}\n({min(v):.2f}-{max(v):.2f})' for v in values]
         table.add_row(name, str(len(of_setting)), *cells)
     return table
 

@@ -1,9 +1,11 @@
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mmext.console import plain
 from mmext.demo_report import draw, evaluate, ground_truth, spread_table, to_table
@@ -35,9 +37,20 @@ def test_spread_is_over_the_seeds_of_a_setting(evaluated):
         for name, value in (('low-seed0', 0.2), ('low-seed1', 0.4), ('high-seed0', 0.5))
     ]
     text = plain(spread_table(seeds))
-    assert '0.300 (0.20-0.40)' in text
+    assert '0.300' in text
+    assert '(0.20-0.40)' in text
     assert text.count('low') == 1
     assert '0.500' in text
+
+
+def test_a_long_name_is_whole_at_the_width_of_the_demo(evaluated):
+    names = [f'differential-10x{name}-seed{seed}' for name in ('', '-adam') for seed in (0, 1)]
+    results = [replace(evaluated[0], run=replace(evaluated[0].run, path=Path(name))) for name in names]
+    text = io.StringIO()
+    for table in (to_table(results), spread_table(results)):
+        Console(file=text, width=120, force_terminal=False).print(table)
+    for name in (*names, 'differential-10x ', 'differential-10x-adam '):
+        assert f' {name}' in text.getvalue()
 
 
 def test_picture_is_drawn(evaluated, tmp_path):
