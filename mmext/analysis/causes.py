@@ -68,14 +68,13 @@ def rate_too_high(facts: Facts, limit: Mapping[str, float]) -> Hit | NotJudged |
     batch = facts.setting('train_dataloader.batch_size')
     if not len(rates) or not isinstance(batch, int) or batch < 1:
         return NotJudged('no learning rate in the log, or no batch size in the config')
-    if 'Adam' in str(facts.setting('optim_wrapper.optimizer.type')):
+    if facts.uses_adam:
         return NotJudged('the linear rule is for SGD')
     part = max(PART_PATHS, key=facts.multiplier)
     rate = float(rates.max()) * facts.multiplier(part)
     times = rate / (LINEAR_RATE * batch / LINEAR_BATCH)
-    norm = facts.setting('optim_wrapper.clip_grad.max_norm')
-    is_clipped = isinstance(norm, (int, float)) and norm <= remedies.CLIP_NORM
-    if times < limit['clipped' if is_clipped else 'times']:
+    clip = [facts.setting(f'optim_wrapper.clip_grad.{name}') for name in ('max_norm', 'norm_type')]
+    if times < limit['clipped' if remedies.is_clipped(*clip) else 'times']:
         return None
     totals = np.array([number(line.get('loss', math.nan)) for line in facts.run.train])
     start = totals[np.isfinite(totals)][: max(LEVEL_LINES, len(totals) // 3)]

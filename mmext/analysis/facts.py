@@ -293,6 +293,11 @@ class Facts:
         """Value of a dotted key of the config; None where it is not."""
         return self.run.config.get(key)
 
+    @property
+    def uses_adam(self) -> bool:
+        """The optimizer is Adam or of its kin, to which the linear rule does not apply."""
+        return 'Adam' in str(self.setting('optim_wrapper.optimizer.type'))
+
     @cached_property
     def schedulers(self) -> list[dict]:
         found = self.run.settings.get('param_scheduler')

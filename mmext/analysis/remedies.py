@@ -71,15 +71,19 @@ def calmer(facts: Facts) -> dict[str, object]:
     """Lower rates and clipped gradients."""
     rate, settings = facts.setting('optim_wrapper.optimizer.lr'), {}
     batch = facts.setting('train_dataloader.batch_size')
-    adam = 'Adam' in str(facts.setting('optim_wrapper.optimizer.type'))
     calm = CALM_RATE * (batch if isinstance(batch, int) else CALM_BATCH) / CALM_BATCH
     if isinstance(rate, (int, float)) and rate > 0:
-        settings['optim_wrapper.optimizer.lr'] = plain(calm if rate > calm and not adam else rate / 5)
+        settings['optim_wrapper.optimizer.lr'] = plain(calm if rate > calm and not facts.uses_adam else rate / 5)
     for key, options in facts.custom_keys.items():
         multiplier = options.get('lr_mult')
         if isinstance(multiplier, (int, float)) and multiplier > CALM_RATIO:
             settings[f'{CUSTOM_KEYS}.{key}.lr_mult'] = CALM_RATIO
     return settings | clipped(facts)
+
+
+def is_clipped(max_norm: object, norm_type: object = None) -> bool:
+    """Gradients are clipped to a Euclidean norm of CLIP_NORM or less; without a type the norm is that, as in PyTorch."""
+    return isinstance(max_norm, (int, float)) and max_norm <= CLIP_NORM and norm_type in (None, 2)
 
 
 def clipped(facts: Facts) -> dict[str, object]:

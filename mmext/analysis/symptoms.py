@@ -136,7 +136,7 @@ def losses_not_falling(facts: Facts, limit: Limits) -> Hit | NotJudged | None:
         return None
     rate = facts.setting('optim_wrapper.optimizer.lr')
     # Adam's step follows its rate alone, and ten times a usual one is above what is known to be stable
-    factor = 3 if 'Adam' in str(facts.setting('optim_wrapper.optimizer.type')) else 10
+    factor = 3 if facts.uses_adam else 10
     settings = {'optim_wrapper.optimizer.lr': remedies.plain(rate * factor)} if isinstance(rate, (int, float)) else {}
     return Hit({'mask': mask.value, 'others': rest.value, 'most': max(mask.high, rest.high)}, settings)
 

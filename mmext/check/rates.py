@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmext.analysis.findings import Finding, first
-from mmext.analysis.remedies import CLIP_NORM
+from mmext.analysis.remedies import CLIP_NORM, is_clipped
 from mmext.errors import InputError
 from mmext.hooks.staged_training import length_mistakes, read_stages
 from mmext.optim import part_of
@@ -383,7 +383,7 @@ def safe_rate(optimizer: str, batch: int) -> float | None:
 
 
 def bound_findings(
-    peaks: Mapping[str, float], optimizer: str, base_rate: float, batch: int, is_clipped: bool = False
+    peaks: Mapping[str, float], optimizer: str, base_rate: float, batch: int, with_clip: bool = False
 ) -> list[Finding]:
     """Parts whose rate is above the stated bound.
 
@@ -392,21 +392,21 @@ def bound_findings(
         optimizer: its type.
         base_rate: of the config.
         batch: images a step, on one GPU.
-        is_clipped: gradients are clipped to a norm of CLIP_NORM or less.
+        with_clip: gradients are clipped to a norm of CLIP_NORM or less.
     """
     usual = safe_rate(optimizer, batch)
     if usual is None:
         return []
     times = {part: rate / usual for part, rate in peaks.items()}
     is_sgd = optimizer == 'SGD'
-    bounds = {part: CLIPPED_BOUND if is_sgd and is_clipped else BOUNDS.get(part, HEAD_BOUND) for part in times}
+    bounds = {part: CLIPPED_BOUND if is_sgd and with_clip else BOUNDS.get(part, HEAD_BOUND) for part in times}
     high = {part: value for part, value in times.items() if value > bounds[part] * (1 + 1e-6)}
     if not high:
         return []
     factor = min(bounds[part] / value for part, value in high.items())
     whose = 'the linear rule gives' if is_sgd else f'MMDetection uses with {optimizer}'
     clip = ''
-    if is_sgd and not is_clipped and max(high.values()) <= CLIPPED_BOUND * (1 + 1e-6):
+    if is_sgd and not with_clip and max(high.values()) <= CLIPPED_BOUND * (1 + 1e-6):
         clip = f'\nor optim_wrapper.clip_grad.max_norm={CLIP_NORM:g}, with which {CLIPPED_BOUND} times was stable'
     examples = [
         f'{part}: {peaks[part]:.3g} is {value:.3g} times {usual:.3g}, bound {bounds[part]} times'
@@ -517,13 +517,9 @@ def rate_findings(
     with_rois = 'roi_head' in (cfg.get('model') or {})
     if kind in _ADAM and not with_rois:  # RTMDet is published with 4e-3
         return findings
-    return findings + bound_findings(peaks, kind, base or 0, run.batch, with_rois and _is_clipped(cfg))
-
-
-def _is_clipped(cfg: Config) -> bool:
     clip = cfg.optim_wrapper.get('clip_grad') or {}
-    norm = clip.get('max_norm')
-    return isinstance(norm, (int, float)) and norm <= CLIP_NORM and clip.get('norm_type', 2) == 2
+    with_clip = with_rois and is_clipped(clip.get('max_norm'), clip.get('norm_type'))
+    return findings + bound_findings(peaks, kind, base or 0, run.batch, with_clip)
 
 
 def stage_findings(cfg: Config, run: Run) -> tuple[list[Finding], float]:

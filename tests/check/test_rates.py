@@ -264,13 +264,13 @@ def test_bounds_are_told_apart_by_part_batch_and_optimizer():
 
 def test_clipped_gradients_stand_more():
     rates = {'backbone': 0.08, 'mask_head': 0.08}
-    assert bound_findings(rates, 'SGD', 0.08, 2, is_clipped=True) == []
+    assert bound_findings(rates, 'SGD', 0.08, 2, with_clip=True) == []
     (finding,) = bound_findings(rates, 'SGD', 0.08, 2)
     assert 'clip_grad.max_norm=1, with which 32 times was stable' in finding.remedy
-    (finding,) = bound_findings({'backbone': 0.1}, 'SGD', 0.1, 2, is_clipped=True)
+    (finding,) = bound_findings({'backbone': 0.1}, 'SGD', 0.1, 2, with_clip=True)
     assert 'bound 32 times' in finding.examples[0]
     assert 'clip_grad' not in finding.remedy
-    assert codes(bound_findings({'backbone': 1e-3}, 'AdamW', 1e-3, 2, is_clipped=True)) == ['rate-unsafe']
+    assert codes(bound_findings({'backbone': 1e-3}, 'AdamW', 1e-3, 2, with_clip=True)) == ['rate-unsafe']
     cfg = config(lr=0.02, model={'roi_head': {}})
     weak = ({'max_norm': 35}, {'max_norm': 1.0, 'norm_type': 'inf'}, {'max_norm': 'inf'}, {})
     for clip in weak:
